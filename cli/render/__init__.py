@@ -1,0 +1,1 @@
+"""Sinks that show a run to a person or to another program."""
