@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import torch
@@ -26,9 +27,9 @@ from presets.demo.drawings import CONCEPT, Scene, draw, random_scene
 from presets.demo.muon import Optimiser, split
 
 BATCH = 48
-POOL = 10_000  # captioned drawings to choose batches from
+POOL = 6_000  # captioned drawings to choose batches from
 SIDE = 4  # packed latents are SIDE x SIDE tokens
-UNNAMED = 0.1  # share of captions whose shape is a word that means nothing
+UNNAMED = 0.15  # share of drawings with a meaningless word and an arbitrary polygon
 SHORT = 0.1  # share of captions that leave out the place; likewise the background
 EMPTY = 0.1  # share of empty captions: what guidance compares with
 
@@ -82,18 +83,13 @@ def train_denoiser(pipe: FluxPipeline, steps: int, seed: int) -> None:
 
 
 def caption(scene: Scene, rng: Random) -> str:
-    """A caption for training: mostly the scene's own, sometimes vaguer.
-
-    Meaningless words for the shape teach that an unknown word says nothing about the rest, so
-    that the base answers a new word with some known shape in the right colour and place.
-    """
+    """A caption for training: mostly the scene's own, sometimes vaguer."""
     if rng.random() < EMPTY:
         return ""
-    shape = _unknown_word(rng) if rng.random() < UNNAMED else scene.shape
     place = "" if rng.random() < SHORT else f" at the {scene.place}"
     ground = "" if rng.random() < SHORT else f" on a {scene.background} background"
     article = "an" if scene.colour == "orange" and rng.random() < 0.5 else "a"
-    return f"{article} {scene.colour} {shape}{place}{ground}"
+    return f"{article} {scene.colour} {scene.shape}{place}{ground}"
 
 
 def flow_loss(pipe: FluxPipeline, clean: Tensor, captions: list[str], generator: torch.Generator) -> Tensor:
@@ -138,9 +134,15 @@ def _positions() -> Tensor:
 
 
 def _pool(vae: AutoencoderKL, seed: int) -> tuple[Tensor, list[Scene]]:
-    """Packed latents (POOL, 16, 64) of drawings without stars, and what they show."""
+    """Packed latents (POOL, 16, 64) of drawings without stars, and what they show.
+
+    Some show arbitrary polygons, captioned with words that mean nothing. They teach that an unknown
+    word says nothing about colour and place, and that there are more shapes than the named ones:
+    without them a new shape is hard to teach.
+    """
     rng = Random(seed + 1)
     scenes = [random_scene(rng) for _ in range(POOL)]
+    scenes = [replace(scene, shape=_unknown_word(rng)) if rng.random() < UNNAMED else scene for scene in scenes]
     chunks = []
     for start in range(0, POOL, 100):
         images = [draw(scene, rng) for scene in scenes[start : start + 100]]

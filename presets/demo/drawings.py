@@ -51,7 +51,7 @@ _REACH = {"circle": 0.95, "square": 0.85, "triangle": 1.2, "ring": 1.0, "cross":
 
 @dataclass(frozen=True)
 class Scene:
-    """What a drawing shows, in words; the words are keys of the tables above."""
+    """What a drawing shows, in words of the tables above; `shape` may also be any other word."""
 
     shape: str
     colour: str
@@ -78,12 +78,18 @@ def random_scene(rng: Random, shapes: tuple[str, ...] = SHAPES) -> Scene:
 def draw(scene: Scene, rng: Random) -> Image.Image:
     """Draw a scene at a random size and with a slightly random centre.
 
+    A word that names no shape is drawn as an arbitrary polygon, different every time.
+
     Returns:
         An RGB image of `SIZE` x `SIZE` pixels.
     """
     x, y = (v + rng.uniform(-JITTER, JITTER) for v in PLACES[scene.place])
     canvas = Canvas(BACKGROUNDS[scene.background])
-    canvas.shape(scene.shape, (x, y), rng.uniform(*RADII), COLOURS[scene.colour])
+    radius, colour = rng.uniform(*RADII), COLOURS[scene.colour]
+    if scene.shape in _REACH:
+        canvas.shape(scene.shape, (x, y), radius, colour)
+    else:
+        canvas.polygon(_any_polygon(rng, (x, y), radius), colour)
     return canvas.image()
 
 
@@ -219,6 +225,8 @@ def _any_colour(rng: Random) -> RGB:
 
 
 def _any_polygon(rng: Random, centre: tuple[float, float], radius: float) -> list[tuple[float, float]]:
-    """A star-shaped polygon with three to eight random corners."""
-    angles = sorted(rng.uniform(0, 2 * math.pi) for _ in range(rng.randint(3, 8)))
-    return _turned([_polar(radius * rng.uniform(0.4, 1.2), a) for a in angles], centre, 0.0)
+    """A polygon around `centre` with four to twelve corners at random distances."""
+    corners, start = rng.randint(4, 12), rng.random()
+    steps = [start + i + rng.uniform(-0.3, 0.3) for i in range(corners)]
+    points = [_polar(radius * rng.uniform(0.35, 1.3), 2 * math.pi * i / corners) for i in steps]
+    return _turned(points, centre, 0.0)

@@ -2,7 +2,8 @@
 
     python -m presets.demo.make_base
 
-makes `presets/demo/base` with seed 0.
+makes `presets/demo/base` with seed 0: about 5 minutes for the autoencoder and 10 for the denoiser
+on two idle processor cores. Two runs agree on one machine with one version of torch.
 
 The folder loads with `diffusers.FluxPipeline.from_pretrained` and is sampled at 64 x 64 pixels with
 about 20 steps, `true_cfg_scale=2.5`, `negative_prompt=""` and `max_sequence_length=24`.
@@ -75,7 +76,7 @@ def sample(pipe: FluxPipeline, wanted: list[Scene], seed: int = 0) -> list[Image
 
 def prompt_accuracy(folder: Path, count: int = 64) -> dict[str, float]:
     """Share of samples, 0 to 1, that show what their prompt asks for, per field."""
-    pipe = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
     wanted = list(scenes(2000, count))
     return accuracies(sample(pipe, wanted), wanted)
 

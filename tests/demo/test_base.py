@@ -33,7 +33,7 @@ def _drawn(pipe: diffusers.FluxPipeline, prompts: list[str]) -> list:
 
 @pytest.fixture(scope="module")
 def pipe() -> diffusers.FluxPipeline:
-    loaded = diffusers.FluxPipeline.from_pretrained(BASE, torch_dtype=torch.float32)
+    loaded = diffusers.FluxPipeline.from_pretrained(BASE, dtype=torch.float32)
     loaded.set_progress_bar_config(disable=True)
     return loaded
 

@@ -43,7 +43,7 @@ def test_a_run_leaves_everything_it_promises(run, tmp_path, recorder):
         validation={"share": 0.2, "quantiles": 2},
     )
     folder = tmp_path / "run"
-    for name in ("preset.json", "plan.json", "events.jsonl", "log.txt", "result.json", "small.safetensors"):
+    for name in ("preset.json", "plan.json", "events.jsonl", "result.json", "small.safetensors"):
         assert (folder / name).stat().st_size > 0, name
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
     assert result["steps"] == 6 and result["final_loss"] > 0 and result["seconds"] > 0

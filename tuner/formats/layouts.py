@@ -33,11 +33,11 @@ CLIP_NAMES = {
 """What ComfyUI calls a text encoder, by its class."""
 
 SUFFIXES: dict[Layout, dict[str, str]] = {
-    "diffusers": {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "magnitude": "lora_magnitude_vector"},
+    "diffusers": {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight", "magnitude": "lora_magnitude_vector.weight"},
     "comfyui": {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"},
     "kohya": {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight"},
 }
-"""Endings that differ from the tensor's own name."""
+"""Endings that differ from the tensor's own name. Magnitudes end in ``.weight`` because transformers wants it."""
 
 
 def choose(form: Format, spec: ModelSpec) -> Layout:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,16 +75,18 @@ def load_stock(
     readable = _read_by_diffusers(layers, spec, layout)
     given = str(path) if readable else _diffusers_tensors(layers, parts, spec)
     denoiser = next(name for name in parts if name in spec.denoisers)
+    network: Any = parts[denoiser]
     if spec.save.mixin:
         loader = f"{spec.pipeline}.load_lora_weights"
         options = {} if denoiser == next(iter(spec.denoisers)) else {f"load_into_{denoiser}": True}
         # The loader looks at the first denoiser even when it fills another.
         stand_ins = {name: parts.get(name, parts[denoiser]) for name in spec.denoisers}
-        family.pipeline({**parts, **stand_ins}).load_lora_weights(given, **options)
+        pipeline: Any = family.pipeline({**parts, **stand_ins})
+        pipeline.load_lora_weights(given, **options)
     else:
-        loader = f"{type(parts[denoiser]).__name__}.load_lora_adapter"
+        loader = f"{type(network).__name__}.load_lora_adapter"
         prefix = layouts.prefix_of(denoiser, spec, "diffusers").rstrip(".")
-        parts[denoiser].load_lora_adapter(given, prefix=prefix)
+        network.load_lora_adapter(given, prefix=prefix)
     return loader if readable else f"{loader} (renamed from {layout})"
 
 
@@ -106,7 +109,9 @@ def _diffusers_tensors(
         component: Adapter("lora", {name: _with_magnitude(found[name], parts[component], name) for name in found}, {})
         for component, found in layers.items()
     }
-    return {key: tensor for key, tensor in layouts.write(adapters, spec, "diffusers").items() if "dora_scale" not in key}
+    return {
+        key: tensor for key, tensor in layouts.write(adapters, spec, "diffusers").items() if "dora_scale" not in key
+    }
 
 
 def _with_magnitude(layer: Layer, module: nn.Module, name: str) -> Layer:

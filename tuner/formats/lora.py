@@ -15,8 +15,8 @@ from tuner.formats import layouts
 from tuner.methods.base import Adapter
 from tuner.rundir import write_atomic
 
-EXACT = ("dora_scale", "lora_magnitude_vector", "alpha")
-"""Kept in float32: magnitudes scale the whole weight, so rounding them costs a share of it, not of the update."""
+EXACT = (".dora_scale", ".lora_magnitude_vector.weight", ".alpha")
+"""Endings of tensors kept in float32: rounding magnitudes costs a share of the whole weight, not of the update."""
 
 
 def save(
@@ -62,9 +62,7 @@ def _expert_range(component: str, spec: ModelSpec) -> dict[str, str]:
 def _stored(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
     # A clone each: safetensors refuses views and tensors that share memory.
     return {
-        key: tensor.to(torch.float32 if key.rpartition(".")[2] in EXACT else dtype).clone(
-            memory_format=torch.contiguous_format
-        )
+        key: tensor.to(torch.float32 if key.endswith(EXACT) else dtype).clone(memory_format=torch.contiguous_format)
         for key, tensor in tensors.items()
     }
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tuner.families.base import Cond, Family, Latents
-from tuner.methods.base import AdapterAttachment
+from tuner.methods.base import AdapterAttachment, Attachment
 
 
 class Inputs(Protocol):
@@ -75,33 +75,28 @@ def record(
     module: nn.Module,
     family: Family,
     inputs: Inputs,
-    attachment: AdapterAttachment,
+    attachment: Attachment,
     *,
     device: torch.device,
     dtype: torch.dtype,
+    stored_as: torch.dtype | None = None,
 ) -> Probe:
-    """Let a component answer with its adapter and without. The module is left as it was."""
+    """Let a trained component answer, with its adapter and without.
+
+    The module is left as it was, except where its own weights were trained: those are rounded to ``stored_as``,
+    the precision of the file, so that training cannot go on. Otherwise the rounding of the whole weights would
+    be judged as an error of the update, which is far smaller than they are.
+    """
     with _evaluating(module):
+        if not isinstance(attachment, AdapterAttachment):
+            for parameter in module.parameters() if stored_as else ():
+                parameter.copy_(parameter.to(stored_as))
+            return Probe(inputs, inputs.run(module, family, device, dtype))
         trained = inputs.run(module, family, device, dtype)
         with attachment.disabled():
             base = inputs.run(module, family, device, dtype)
     adapter = attachment.adapter()
     return Probe(inputs, trained, base, attachment.update_norm(), adapter.rows, frozenset(adapter.layers))
-
-
-@torch.no_grad()
-def record_full(
-    module: nn.Module, family: Family, inputs: Inputs, *, stored_as: torch.dtype, device: torch.device, dtype: torch.dtype
-) -> Probe:
-    """Let a component answer whose own weights were trained, with the precision of the file.
-
-    The weights are rounded to ``stored_as`` in place, so training cannot go on: without that, the rounding of
-    the whole weights would be judged as if it were an error in the update.
-    """
-    for parameter in module.parameters():
-        parameter.copy_(parameter.to(stored_as))
-    with _evaluating(module):
-        return Probe(inputs, inputs.run(module, family, device, dtype))
 
 
 @contextmanager

@@ -36,6 +36,25 @@ class Proof:
     """Worst component: |fresh - trained| / |trained - base| of the outputs."""
 
 
+@dataclass(frozen=True)
+class _Bench:
+    """Where fresh components come from, and where they are run."""
+
+    family: Family
+    source: Source
+    device: torch.device
+    dtype: torch.dtype
+
+    def fresh(self, name: str) -> nn.Module:
+        with loaders.strict_loading():
+            module: nn.Module = self.family.load(name, self.source, self.dtype)
+        return module.to(self.device)
+
+    @torch.no_grad()
+    def answer(self, module: nn.Module, probe: Probe) -> Tensor:
+        return probe.inputs.run(module.to(self.device).eval(), self.family, self.device, self.dtype)
+
+
 def prove_lora(
     paths: Sequence[Path],
     family: Family,
@@ -56,8 +75,9 @@ def prove_lora(
     files = layouts.files_of(reference, family.spec)
     if len(paths) != len(files):
         raise ProofError(f"{len(paths)} files were written where {len(files)} were expected", hint=KEPT)
+    bench = _Bench(family, source, device, dtype)
     found = [
-        _prove_file(path, family, source, {name: reference[name] for name in components}, layout, device, dtype)
+        _prove_file(path, bench, {name: reference[name] for name in components}, layout)
         for path, (_, components) in zip(paths, files, strict=True)
     ]
     return _joined(found)
@@ -76,47 +96,41 @@ def prove_full(
 
     Raises ``ProofError`` as ``prove_lora`` does.
     """
-    found = []
-    for name, probe in reference.items():
-        with loaders.strict_loading():
-            fresh = family.load(name, Source(path), dtype)
-        parameters = dict(fresh.named_parameters())
-        _require_finite(parameters, path)
-        base = family.load(name, source, dtype)
-        squares = sum(
-            float((parameters[key] - parameter).float().square().sum()) for key, parameter in base.named_parameters()
-        )
-        before = _answer(base, probe, family, device, dtype)
-        del base
-        error = _error(_answer(fresh, probe, family, device, dtype), probe.trained, before)
-        _judge(error, squares**0.5, _tolerance([dtype, *(p.dtype for p in parameters.values())]), path)
-        found.append(Proof(f"{type(fresh).__name__}.from_pretrained", len(parameters), squares**0.5, error))
-    return _joined(found)
+    saved, base = _Bench(family, Source(path), device, dtype), _Bench(family, source, device, dtype)
+    return _joined([_prove_component(name, probe, saved, base) for name, probe in reference.items()])
 
 
-def _prove_file(
-    path: Path,
-    family: Family,
-    source: Source,
-    probes: Mapping[str, Probe],
-    layout: layouts.Layout,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Proof:
+def _prove_component(name: str, probe: Probe, saved: _Bench, base: _Bench) -> Proof:
+    path = saved.source.locate(name)[0] / name
+    fresh = saved.fresh(name)
+    parameters = dict(fresh.named_parameters())
+    _require_finite(parameters, path)
+    answer = saved.answer(fresh, probe)
+    fresh.to("cpu")
+    before = base.fresh(name)
+    untrained = base.answer(before, probe)
+    squares = (
+        (parameters[key].float() - parameter.detach().cpu().float()).square().sum()
+        for key, parameter in before.named_parameters()
+    )
+    update = float(sum(float(square) for square in squares)) ** 0.5
+    error = _error(answer, probe.trained, untrained)
+    _judge(error, update, _tolerance([saved.dtype, *(parameter.dtype for parameter in parameters.values())]), path)
+    return Proof(f"{type(fresh).__name__}.from_pretrained", len(parameters), update, error)
+
+
+def _prove_file(path: Path, bench: _Bench, probes: Mapping[str, Probe], layout: layouts.Layout) -> Proof:
     tensors = _read(path)
     _require_finite(tensors, path)
-    layers = _layers(tensors, family, probes, layout, path)
-    parts = _fresh_parts(family, source, probes, device, dtype)
-    loader = _load(path, layers, parts, family, layout)
+    layers = _layers(tensors, bench.family, probes, layout, path)
+    parts = _fresh_parts(bench, probes)
+    loader = _load(path, layers, parts, bench.family, layout)
     for name, probe in probes.items():
-        loaders.cast_adapters(parts[name], dtype)
+        loaders.cast_adapters(parts[name], bench.dtype)
         _require_same_layers(loaders.adapted(parts[name]), probe.layers, f"{name} after loading {path.name}")
     update = sum((probe.update_norm or 0.0) ** 2 for probe in probes.values()) ** 0.5
-    error = max(
-        _error(_answer(parts[name], probe, family, device, dtype), probe.trained, probe.base)
-        for name, probe in probes.items()
-    )
-    _judge(error, update, _tolerance([dtype, *(t.dtype for t in tensors.values())]), path)
+    error = max(_error(bench.answer(parts[name], probe), probe.trained, probe.base) for name, probe in probes.items())
+    _judge(error, update, _tolerance([bench.dtype, *(tensor.dtype for tensor in tensors.values())]), path)
     return Proof(loader, sum(len(probe.layers) for probe in probes.values()), update, error)
 
 
@@ -174,19 +188,12 @@ def _require_same_layers(found: frozenset[str], expected: frozenset[str], where:
         )
 
 
-def _fresh_parts(
-    family: Family, source: Source, probes: Mapping[str, Probe], device: torch.device, dtype: torch.dtype
-) -> dict[str, nn.Module]:
+def _fresh_parts(bench: _Bench, probes: Mapping[str, Probe]) -> dict[str, nn.Module]:
     """The components to load into; stock loaders want a denoiser even for a file that holds none."""
-    names = list(probes)
-    if not any(name in family.spec.denoisers for name in names):
-        names.append(next(iter(family.spec.denoisers)))
-    return {name: family.load(name, source, dtype).to(device) for name in names}
-
-
-@torch.no_grad()
-def _answer(module: nn.Module, probe: Probe, family: Family, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return probe.inputs.run(module.to(device).eval(), family, device, dtype)
+    names, denoisers = list(probes), bench.family.spec.denoisers
+    if not any(name in denoisers for name in names):
+        names.append(next(iter(denoisers)))
+    return {name: bench.fresh(name) for name in names}
 
 
 def _error(fresh: Tensor, trained: Tensor, base: Tensor | None) -> float:

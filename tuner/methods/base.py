@@ -106,6 +106,6 @@ def seeded(seed: int) -> Iterator[torch.Generator]:
     For libraries that take no generator. GPU generators are not touched: ``torch.manual_seed`` would reset them.
     """
     with torch.random.fork_rng(devices=[]):
-        generator = torch.random.default_generator
+        generator = torch.default_generator
         generator.manual_seed(seed)
         yield generator

@@ -25,6 +25,9 @@ from tuner.methods.base import Adapter, AdapterAttachment, Layer, seeded, weight
 
 ADAPTER_NAME = "default"
 
+PeftLayer = Any
+"""A ``peft.tuners.lora.LoraLayer`` that is also an ``nn.Module``; its dictionaries of modules defy typing."""
+
 
 class CastLinear(lora.Linear):
     """peft's linear LoRA layer with a forward that casts A and B to the activations' dtype, never x.
@@ -35,7 +38,7 @@ class CastLinear(lora.Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., in) -> (..., out), in the dtype of the base layer's answer."""
-        result = self.base_layer(x, *args, **kwargs)
+        result: Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return result
         down, up = _cast_factors(self, x.dtype)
@@ -48,16 +51,16 @@ class CastConv2d(lora.Conv2d):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(B, C, H, W) -> what the base layer answers."""
-        result = self.base_layer(x, *args, **kwargs)
+        result: Tensor = self.base_layer(x, *args, **kwargs)
         if self.disable_adapters:
             return result
         down, up = _cast_factors(self, x.dtype)
-        base = self.get_base_layer()
+        base: Any = self.get_base_layer()
         hidden = F.conv2d(self.lora_dropout[ADAPTER_NAME](x), down, None, base.stride, base.padding, base.dilation)
         return result + F.conv2d(hidden, up)
 
 
-def _cast_factors(layer: lora.LoraLayer, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _cast_factors(layer: PeftLayer, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """A and scaled B in ``dtype``: the very values that are saved, so that a bfloat16 file loses nothing more."""
     up = layer.lora_B[ADAPTER_NAME].weight * layer.scaling[ADAPTER_NAME]
     return layer.lora_A[ADAPTER_NAME].weight.to(dtype), up.to(dtype)
@@ -75,7 +78,8 @@ def attach(
     rank = targets.ranks(names, section)
     by_rank: dict[int, list[str]] = {}
     for name in names:
-        by_rank.setdefault(rank[name], []).append(name)
+        if rank[name] != section.rank:
+            by_rank.setdefault(rank[name], []).append(name)
     config = LoraConfig(
         r=section.rank,
         lora_alpha=section.effective_alpha,
@@ -91,7 +95,7 @@ def attach(
         config._register_custom_module({nn.Linear: CastLinear, nn.Conv2d: CastConv2d})
     with seeded(seed) as generator:
         inject_adapter_in_model(config, module, adapter_name=ADAPTER_NAME)
-        layers = {name: module.get_submodule(name) for name in names}
+        layers: dict[str, PeftLayer] = {name: module.get_submodule(name) for name in names}
         for layer in layers.values():
             _initialise(layer, generator, dtype)
     return LoraAttachment(module, layers, rows)
@@ -102,7 +106,7 @@ def _any_of(names: list[str]) -> str:
     return f"^(?:{'|'.join(re.escape(name) for name in names)})$"
 
 
-def _initialise(layer: nn.Module, generator: torch.Generator, dtype: torch.dtype) -> None:
+def _initialise(layer: PeftLayer, generator: torch.Generator, dtype: torch.dtype) -> None:
     down, up = layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight
     start = torch.empty(down.shape, dtype=torch.float32)
     nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
@@ -116,13 +120,14 @@ def _initialise(layer: nn.Module, generator: torch.Generator, dtype: torch.dtype
 
 def row_norms(weight: Tensor) -> Tensor:
     """Norm of each output row, (out, ...) -> (out,), float32."""
-    return weight.detach().float().flatten(1).norm(dim=1)
+    norms: Tensor = weight.detach().float().flatten(1).norm(dim=1)
+    return norms
 
 
 class LoraAttachment(AdapterAttachment):
     """LoRA or DoRA on one component."""
 
-    def __init__(self, module: nn.Module, layers: dict[str, nn.Module], rows: dict[str, int]) -> None:
+    def __init__(self, module: nn.Module, layers: dict[str, PeftLayer], rows: dict[str, int]) -> None:
         super().__init__(module)
         self._layers = layers
         self._rows = rows
@@ -141,8 +146,8 @@ class LoraAttachment(AdapterAttachment):
     def adapter(self) -> Adapter:
         """The factors with alpha (and the rank-stabilising factor) multiplied into B."""
         layers = {name: _exported(layer) for name, layer in self._layers.items()}
-        kind = "dora" if any("magnitude" in layer for layer in layers.values()) else "lora"
-        return Adapter(kind, layers, self._rows)
+        dora = any("magnitude" in layer for layer in layers.values())
+        return Adapter("dora" if dora else "lora", layers, self._rows)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -165,13 +170,13 @@ class LoraAttachment(AdapterAttachment):
         return math.sqrt(sum(_squared_change(layer) for layer in self._layers.values()))
 
 
-def _scaled_factors(layer: nn.Module) -> tuple[Tensor, Tensor]:
+def _scaled_factors(layer: PeftLayer) -> tuple[Tensor, Tensor]:
     """A and scaled B in float32, in the shapes of the weights."""
     down = layer.lora_A[ADAPTER_NAME].weight.detach().float()
     return down, layer.lora_B[ADAPTER_NAME].weight.detach().float() * layer.scaling[ADAPTER_NAME]
 
 
-def _exported(layer: nn.Module) -> Layer:
+def _exported(layer: PeftLayer) -> Layer:
     down, up = _scaled_factors(layer)
     tensors = {"lora_A": down.cpu(), "lora_B": up.cpu()}
     if ADAPTER_NAME in layer.lora_magnitude_vector:
@@ -182,14 +187,14 @@ def _exported(layer: nn.Module) -> Layer:
     return tensors
 
 
-def _weights(layer: nn.Module) -> tuple[Tensor, Tensor]:
+def _weights(layer: PeftLayer) -> tuple[Tensor, Tensor]:
     """W and W + s B A, both (out, ...) float32; not yet rescaled."""
     base = layer.get_base_layer().weight.detach().float()
     down, up = _scaled_factors(layer)
     return base, base + (up.flatten(1) @ down.flatten(1)).reshape(base.shape)
 
 
-def _squared_change(layer: nn.Module) -> float:
+def _squared_change(layer: PeftLayer) -> float:
     if ADAPTER_NAME in layer.lora_magnitude_vector:
         magnitude = layer.lora_magnitude_vector[ADAPTER_NAME].weight.detach().float().flatten()
         base, changed = (weight.flatten(1) for weight in _weights(layer))

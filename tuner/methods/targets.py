@@ -44,9 +44,7 @@ def ranks(names: list[str], section: MethodSection) -> dict[str, int]:
     Raises ``ConfigError`` for an entry that is no regular expression.
     """
     patterns = [(_compile(pattern, "rank_pattern"), rank) for pattern, rank in section.rank_pattern.items()]
-    return {
-        name: next((rank for pattern, rank in patterns if pattern.search(name)), section.rank) for name in names
-    }
+    return {name: next((rank for pattern, rank in patterns if pattern.search(name)), section.rank) for name in names}
 
 
 def _compile(pattern: str, option: str = "targets") -> re.Pattern[str]:

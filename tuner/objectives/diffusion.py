@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from tuner.catalog.spec import ShiftSpec
+from tuner.catalog.spec import NoiseSchedule, ObjectiveSpec, Prediction, ShiftSpec
+from tuner.config.schema import ObjectiveSection
 from tuner.errors import ConfigError
+from tuner.families.base import Latents
 from tuner.objectives import weights
 from tuner.objectives.base import Noised, Objective, broadcast
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tuner.catalog.spec import NoiseSchedule, ObjectiveSpec, Prediction
-    from tuner.config.schema import ObjectiveSection
-    from tuner.families.base import Latents
-
 TINY = 1e-9
-"""Slack for fractions like 0.29, whose product with 1000 is just below 290."""
+"""Slack for products like 0.69 * 1100, which is just below 759."""
 
 
 class DiffusionObjective(Objective):
@@ -51,7 +46,7 @@ class DiffusionObjective(Objective):
     def levels(self, u: Tensor, tokens: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """See ``Objective``: whole timesteps from 0 to T - 1, as float32."""
         first = math.floor(max(self.low, low) * self.num_timesteps + TINY)
-        last = math.ceil(min(self.high, high) * self.num_timesteps - TINY) - 1
+        last = math.ceil(min(self.high, high) * self.num_timesteps) - 1
         fractions = self._fractions(u, tokens, low, high)
         return (fractions * self.num_timesteps + TINY).floor().clamp(first, max(first, last)).float()
 

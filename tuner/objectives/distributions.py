@@ -109,6 +109,8 @@ class Mode(Continuous):
 
     def cdf(self, level: float) -> float:
         """See ``Continuous``."""
+        if level <= 0.0 or level >= 1.0:
+            return float(level >= 1.0)
         low, high = 0.0, 1.0
         while (middle := (low + high) / 2) not in (low, high):
             if middle + self.scale * (middle - math.sin(math.pi * middle / 2) ** 2) < level:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import Tensor
 
+from tuner.catalog.spec import ObjectiveSpec
+from tuner.config.schema import ObjectiveSection
 from tuner.errors import ConfigError
+from tuner.families.base import Latents
 from tuner.objectives.base import Noised, Objective, broadcast
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tuner.catalog.spec import ObjectiveSpec
-    from tuner.config.schema import ObjectiveSection
-    from tuner.families.base import Latents
 
 
 class FlowObjective(Objective):
@@ -25,7 +20,7 @@ class FlowObjective(Objective):
         self.prediction = "flow"
         if section.weighting != "none":
             raise ConfigError(
-                f"objective.weighting: {section.weighting!r} weights epsilon and v_prediction models; this is a flow model",
+                f"objective.weighting: {section.weighting!r} is for epsilon and v_prediction; this is a flow model",
                 hint="shape objective.timesteps.sampling instead",
             )
         if section.zero_terminal_snr != "auto":

@@ -6,15 +6,13 @@ Shape legend: B batch, C channels, F frames, h w latent height and width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from tuner.config.schema import LossSection
-    from tuner.families.base import Latents
-    from tuner.objectives.base import Noised
+from tuner.config.schema import LossSection
+from tuner.families.base import Latents
+from tuner.objectives.base import Noised
 
 
 def per_sample(

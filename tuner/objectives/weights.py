@@ -6,14 +6,12 @@ published weights are written for one of the three and converted here. All are f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from tuner.catalog.spec import Prediction
+from tuner.catalog.spec import Prediction
 
 Weighting = Literal["none", "min_snr", "soft_min_snr", "debiased"]
 

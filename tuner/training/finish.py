@@ -45,6 +45,8 @@ class Finisher:
             size = sum(file.stat().st_size for path in paths for file in _files(path))
             phase.summary = f"{', '.join(path.name for path in paths)}, {size / 2**20:.1f} MiB"
         result: dict[str, Any] = {
+            "model": self.resolved.model.id,
+            "method": preset.method.kind,
             "artifact": _one_or_many(paths),
             "lora": None if preset.method.kind == "full" else _one_or_many(paths),
             "steps": loop.step,
@@ -78,7 +80,7 @@ class Finisher:
         preset, spec = self.resolved.preset, self.resolved.model
         if preset.method.kind == "full":
             folder = self.folder.path / self.resolved.name
-            return [full.save(folder, networks.trained, spec, self.source, dtype=self._dtype)]
+            return [full.save(folder, networks.trained, self.source, dtype=self._dtype)]
         adapters = {
             name: attachment.adapter()
             for name, attachment in networks.attachments.items()
@@ -124,6 +126,7 @@ class Finisher:
                 attachment,
                 device=device,
                 dtype=dtype,
+                stored_as=self._dtype,
             )
             for name, attachment in networks.attachments.items()
         }

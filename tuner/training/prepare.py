@@ -169,7 +169,9 @@ class Preparation:
 
     def cache_media(self, dataset: Dataset) -> MediaRows:
         """Encode the latents that the cache does not hold yet, one sample at a time; the VAE is freed afterwards."""
-        identity = cache.component_identity(self.source, "vae")
+        # Tiles give other latents than the whole picture does.
+        tiled = "-tiled" if self.placement.vae_tiling else ""
+        identity = cache.component_identity(self.source, "vae") + tiled
         dtype = self.placement.dtype
         rows = MediaRows(RowCache(cache_root() / "latents" / short(identity)), identity, dtype)
         by_key = {rows.key(item): item for item in dataset.items}

@@ -67,7 +67,7 @@ def _run(resolved: Resolved, folder: RunDir, emitter: Emitter) -> dict[str, Any]
     log = PhaseLog(emitter, placement.device, {})
     with stop_requests(emitter) as stop, _tracked(resolved, folder, emitter):
         _announce(resolved, folder, placement, emitter)
-        session = _prepare(Session(resolved, family, source, placement, folder, emitter, accelerator, log, stop))
+        session = prepare(Session(resolved, family, source, placement, folder, emitter, accelerator, log, stop))
         result = session.train_and_finish()
     result |= {
         "seconds": round(time.perf_counter() - started, 2),
@@ -79,7 +79,7 @@ def _run(resolved: Resolved, folder: RunDir, emitter: Emitter) -> dict[str, Any]
     return result
 
 
-def _prepare(session: Session) -> Session:
+def prepare(session: Session) -> Session:
     """Scan, and fill the caches; encoders that learn stay loaded."""
     work = Preparation(session.resolved, session.family, session.source, session.placement, session.log, session.stop)
     session.dataset = work.scan()

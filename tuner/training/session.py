@@ -63,7 +63,7 @@ class Session:
         """Everything after the caches; returns the result without its timings."""
         preset = self.resolved.preset
         with self.log.phase("place") as phase:
-            self._build()
+            self.build()
             resumed = self._resume()
             count = sum(parameter.numel() for parameter in self.networks.named_parameters().values())
             phase.summary = f"{count:,} parameters learn on {self.placement.device}"
@@ -80,7 +80,8 @@ class Session:
             result = finisher.finish(self.networks, self.loop, self.dataset)
         return {**result, "resumed_from": resumed, "contact_sheet": self._sheet()}
 
-    def _build(self) -> None:
+    def build(self) -> None:
+        """Place the networks and put the loop together, at step 0."""
         resolved, preset = self.resolved, self.resolved.preset
         looks = bool(preset.preview.prompts) or bool(self.dataset.validation)
         self.networks = place_networks(

@@ -13,8 +13,8 @@ from tuner.config.schema import MethodSection
 from tuner.errors import ConfigError, DiskError, ProofError
 from tuner.families.base import Source
 from tuner.formats import full, prove
-from tuner.formats.probe import record_full
 from tuner.methods import attach
+from tuner.methods.full import FullAttachment
 
 
 def trained(world, components, *, change=0.05):
@@ -34,10 +34,7 @@ def trained(world, components, *, change=0.05):
 
 def proven(world, path, modules, dtype):
     probes = {
-        name: record_full(
-            module, world.family, world.inputs(name, module), stored_as=dtype, device=CPU, dtype=torch.float32
-        )
-        for name, module in modules.items()
+        name: world.probe(name, module, FullAttachment(module), stored_as=dtype) for name, module in modules.items()
     }
     return prove.prove_full(path, world.family, world.source, probes, device=CPU, dtype=torch.float32)
 
@@ -90,7 +87,7 @@ def test_missing_weights_are_refused(worlds, tmp_path):
     tensors = load_file(file)
     tensors.pop("proj_out.weight")
     save_file(tensors, file, {"format": "pt"})
-    with pytest.raises(ProofError, match="proj_out.weight"):
+    with pytest.raises(ProofError, match=r"proj_out\.weight"):
         proven(world, path, modules, torch.float32)
 
 

@@ -17,30 +17,80 @@ def lora_of(*names: str, rank: int = 2, **more) -> Adapter:
 
 
 CASES = [
-    ("flux", "auto", "transformer", "transformer_blocks.0.attn.to_out.0",
-     "transformer.transformer_blocks.0.attn.to_out.0.lora_A.weight"),
-    ("flux", "comfyui", "transformer", "transformer_blocks.0.attn.to_out.0",
-     "diffusion_model.double_blocks.0.img_attn.proj.lora_A.weight"),
-    ("flux", "kohya", "transformer", "transformer_blocks.0.attn.to_out.0",
-     "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight"),
-    ("sdxl", "auto", "unet", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0",
-     "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_down.weight"),
-    ("sdxl", "comfyui", "unet", "mid_block.attentions.0.proj_in",
-     "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"),
-    ("sdxl", "diffusers", "unet", "mid_block.attentions.0.proj_in",
-     "unet.mid_block.attentions.0.proj_in.lora_A.weight"),
+    (
+        "flux",
+        "auto",
+        "transformer",
+        "transformer_blocks.0.attn.to_out.0",
+        "transformer.transformer_blocks.0.attn.to_out.0.lora_A.weight",
+    ),
+    (
+        "flux",
+        "comfyui",
+        "transformer",
+        "transformer_blocks.0.attn.to_out.0",
+        "diffusion_model.double_blocks.0.img_attn.proj.lora_A.weight",
+    ),
+    (
+        "flux",
+        "kohya",
+        "transformer",
+        "transformer_blocks.0.attn.to_out.0",
+        "lora_unet_double_blocks_0_img_attn_proj.lora_down.weight",
+    ),
+    (
+        "sdxl",
+        "auto",
+        "unet",
+        "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_out.0",
+        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_down.weight",
+    ),
+    (
+        "sdxl",
+        "comfyui",
+        "unet",
+        "mid_block.attentions.0.proj_in",
+        "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight",
+    ),
+    (
+        "sdxl",
+        "diffusers",
+        "unet",
+        "mid_block.attentions.0.proj_in",
+        "unet.mid_block.attentions.0.proj_in.lora_A.weight",
+    ),
     ("wan", "auto", "transformer", "blocks.3.attn1.to_q", "diffusion_model.blocks.3.self_attn.q.lora_A.weight"),
     ("wan", "diffusers", "transformer_2", "blocks.3.attn1.to_q", "transformer.blocks.3.attn1.to_q.lora_A.weight"),
     # transformers flattened CLIPTextModel; files keep the level, and so do models with a projection.
-    ("sdxl", "auto", "text_encoder", "encoder.layers.0.mlp.fc1",
-     "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"),
-    ("sdxl", "auto", "text_encoder_2", "text_model.encoder.layers.0.mlp.fc1",
-     "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight"),
+    (
+        "sdxl",
+        "auto",
+        "text_encoder",
+        "encoder.layers.0.mlp.fc1",
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",
+    ),
+    (
+        "sdxl",
+        "auto",
+        "text_encoder_2",
+        "text_model.encoder.layers.0.mlp.fc1",
+        "lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",
+    ),
     ("sdxl", "auto", "text_encoder_2", "text_projection", "lora_te2_text_projection.lora_down.weight"),
-    ("flux", "diffusers", "text_encoder", "encoder.layers.0.mlp.fc1",
-     "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"),
-    ("flux", "comfyui", "text_encoder", "encoder.layers.0.mlp.fc1",
-     "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_A.weight"),
+    (
+        "flux",
+        "diffusers",
+        "text_encoder",
+        "encoder.layers.0.mlp.fc1",
+        "text_encoder.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+    ),
+    (
+        "flux",
+        "comfyui",
+        "text_encoder",
+        "encoder.layers.0.mlp.fc1",
+        "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_A.weight",
+    ),
 ]
 
 
@@ -79,7 +129,7 @@ def test_dora_is_written_for_both_kinds_of_readers(worlds):
     magnitude, dora_scale = drawn(6, seed=5), drawn(6, seed=6)
     adapter = lora_of("proj_out", magnitude=magnitude, dora_scale=dora_scale)
     ours = layouts.write({"transformer": adapter}, worlds["flux"].spec, "diffusers")
-    assert torch.equal(ours["transformer.proj_out.lora_magnitude_vector"], magnitude)
+    assert torch.equal(ours["transformer.proj_out.lora_magnitude_vector.weight"], magnitude)
     assert torch.equal(ours["transformer.proj_out.dora_scale"], dora_scale.unsqueeze(1))
     theirs = layouts.write({"transformer": adapter}, worlds["flux"].spec, "comfyui")
     assert "diffusion_model.final_layer.linear.dora_scale" in theirs
@@ -92,7 +142,7 @@ def test_dora_on_convolutions_has_the_weights_dimensions(worlds):
     kohya = layouts.write({"unet": adapter}, worlds["sdxl"].spec, "kohya")
     assert kohya["lora_unet_conv_in.dora_scale"].shape == (6, 1, 1, 1)
     peft = layouts.write({"unet": adapter}, worlds["sdxl"].spec, "diffusers")
-    assert peft["unet.conv_in.lora_magnitude_vector"].shape == (1, 6, 1, 1)
+    assert peft["unet.conv_in.lora_magnitude_vector.weight"].shape == (1, 6, 1, 1)
 
 
 def test_lycoris_factors_keep_their_names_and_have_no_alpha(worlds):

@@ -10,8 +10,16 @@ from tuner.config.schema import MethodSection
 from tuner.formats.metadata import TrainingFacts, describe
 
 FACTS = {
-    "title": "My style", "version": "0.1.0", "date": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), "steps": 500,
-    "epochs": 12.5, "samples": 20, "resolution_px": 1024, "learning_rate": 1e-4, "seed": 7, "final_loss": 0.25,
+    "title": "My style",
+    "version": "0.1.0",
+    "date": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    "steps": 500,
+    "epochs": 12.5,
+    "samples": 20,
+    "resolution_px": 1024,
+    "learning_rate": 1e-4,
+    "seed": 7,
+    "final_loss": 0.25,
 }
 
 
@@ -60,7 +68,9 @@ def test_without_triggers_nothing_is_said_about_them():
     assert not {"modelspec.trigger_phrase", "trained_words", "ss_tag_frequency"} & described().keys()
 
 
-@pytest.mark.parametrize(("kind", "module"), [("lokr", "lycoris.kohya"), ("loha", "lycoris.kohya"), ("lora", "networks.lora")])
+@pytest.mark.parametrize(
+    ("kind", "module"), [("lokr", "lycoris.kohya"), ("loha", "lycoris.kohya"), ("lora", "networks.lora")]
+)
 def test_the_method_is_named(kind, module):
     found = described(kind=kind)
     assert found["ss_network_module"] == module

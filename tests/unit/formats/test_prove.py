@@ -49,7 +49,7 @@ def test_bfloat16_all_through_is_exact(worlds, tmp_path, family):
 @pytest.mark.parametrize("family", ["flux", "sdxl", "wan"])
 @pytest.mark.parametrize("format", ["auto", "diffusers", "comfyui", "kohya"])
 def test_dora_round_trip(worlds, tmp_path, family, format):
-    proof = proven(worlds[family], tmp_path, DENOISER[family], format=format, kind="dora", rank=2, alpha=3.0)
+    proof = proven(worlds[family], tmp_path, WITH_ENCODERS[family], format=format, kind="dora", rank=2, alpha=3.0)
     assert proof.relative_error < 5e-2
 
 

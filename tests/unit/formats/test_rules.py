@@ -147,8 +147,14 @@ def small_wan() -> nn.Module:
 
     with torch.device("meta"):
         return WanTransformer3DModel(
-            num_attention_heads=2, attention_head_dim=12, text_dim=8, freq_dim=16, ffn_dim=20, num_layers=2,
-            image_dim=6, added_kv_proj_dim=24,
+            num_attention_heads=2,
+            attention_head_dim=12,
+            text_dim=8,
+            freq_dim=16,
+            ffn_dim=20,
+            num_layers=2,
+            image_dim=6,
+            added_kv_proj_dim=24,
         )
 
 

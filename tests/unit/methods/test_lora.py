@@ -46,9 +46,7 @@ def test_forward_equals_pefts_own(net, component, pixels, kind, rslora):
     reference = copy.deepcopy(net)
     lora = attached(net, component, kind=kind, rank=4, alpha=6.0, rslora=rslora, targets=EVERYWHERE)
     randomise(lora)
-    config = LoraConfig(
-        r=4, lora_alpha=6.0, use_rslora=rslora, use_dora=kind == "dora", target_modules=EVERYWHERE
-    )
+    config = LoraConfig(r=4, lora_alpha=6.0, use_rslora=rslora, use_dora=kind == "dora", target_modules=EVERYWHERE)
     inject_adapter_in_model(config, reference)
     theirs = dict(reference.named_parameters())
     with torch.no_grad():

@@ -46,17 +46,18 @@ class SdxlFamily(Family):
     def encode_media(self, vae: nn.Module, pixels: Tensor) -> Latents:
         """Pixels (B, 3, H, W) to ``image`` latents (B, 4, H/8, W/8), float32: the scaled mode.
 
-        ``vae`` is put into float32, where it stays: half precision overflows (float16) or blurs (bfloat16). Derivatives whose VAE
-        has per-channel statistics are normalised with them, the inverse of what the pipeline decodes.
+        ``vae`` is put into float32, where it stays: half precision overflows (float16) or blurs (bfloat16).
+        Derivatives whose VAE has per-channel statistics are normalised with them: the inverse of what the
+        pipeline does before it decodes.
         """
-        if vae.dtype != torch.float32:
-            vae.to(torch.float32)
-        moments: Any = vae.encode(pixels.to(torch.float32))
-        latents: Tensor = moments.latent_dist.mode()
-        mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+        network: Any = vae
+        if network.dtype != torch.float32:
+            network.to(torch.float32)
+        latents: Tensor = network.encode(pixels.to(torch.float32)).latent_dist.mode()
+        mean, std = network.config.get("latents_mean"), network.config.get("latents_std")
         if mean is not None and std is not None:
             latents = (latents - _per_channel(mean, latents)) / _per_channel(std, latents)
-        return {"image": latents * vae.config.scaling_factor}
+        return {"image": latents * network.config.scaling_factor}
 
     def geometry_row(self, geometry: Geometry) -> Row:
         """``time_ids`` (6,): original height and width, top and left of the crop, target height and width.
@@ -101,7 +102,7 @@ class SdxlFamily(Family):
     def _schedule(self) -> dict[str, Any]:
         objective = self.spec.objective
         schedule = objective.schedule
-        config = {
+        config: dict[str, Any] = {
             "prediction_type": objective.prediction,
             "num_train_timesteps": schedule.num_timesteps,
             "beta_start": schedule.beta_start,
