@@ -44,6 +44,7 @@ RULES = (
     ),
     Rule("objective.loss.c", "objective.loss.kind", ("huber", "smooth_l1")),
     Rule("objective.snr_gamma", "objective.weighting", ("min_snr", "soft_min_snr")),
+    Rule("training.bf16_update", "method.kind", ("full",)),
     Rule("training.schedule.end_factor", "training.schedule.name", ("linear", "cosine", "rex", "wsd")),
     Rule("training.schedule.decay_share", "training.schedule.name", ("wsd",)),
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tuner.catalog.spec import ModelSpec
@@ -155,5 +155,4 @@ def _timed(crop: Crop, sample: Sample, section: DataSection, spec: ModelSpec) ->
     available = frames_at(fps, sample.frames, sample.fps)
     frames = allowed_frames(min(available, wanted_frames(section, spec)), spec)
     spare_s = sample.frames / sample.fps - frames / fps
-    timing = {"frames": frames, "fps": fps, "start_s": round(max(0.0, spare_s / 2), 6)}
-    return Crop(**{**crop.__dict__, **timing})
+    return replace(crop, frames=frames, fps=fps, start_s=round(max(0.0, spare_s / 2), 6))

@@ -27,7 +27,9 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".
 )
 CLIP_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".gif", ".avi"})
 FOREIGN_SUFFIXES = (
-    frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw", ".wmv", ".flv"})
+    frozenset(
+        {".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw", ".wmv", ".flv"}
+    )
     - IMAGE_SUFFIXES
 )
 """Media that a person may expect to be trained, but that cannot be read."""

@@ -46,7 +46,7 @@ class DiffusionObjective(Objective):
     def levels(self, u: Tensor, tokens: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """See ``Objective``: whole timesteps from 0 to T - 1, as float32."""
         first = math.floor(max(self.low, low) * self.num_timesteps + TINY)
-        last = math.ceil(min(self.high, high) * self.num_timesteps) - 1
+        last = math.ceil(min(self.high, high) * self.num_timesteps - TINY) - 1
         fractions = self._fractions(u, tokens, low, high)
         return (fractions * self.num_timesteps + TINY).floor().clamp(first, max(first, last)).float()
 
