@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import write_preset
+
+from tests.e2e.runs import write_preset
 
 SECONDS_TO_FIRST_STEP = 120
 

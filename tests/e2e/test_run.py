@@ -7,9 +7,10 @@ import signal
 
 import pytest
 import torch
-from conftest import ROOT, write_preset
+from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 
+from tests.e2e.runs import ROOT, write_preset
 from tuner.config.load import load_preset
 from tuner.errors import ConfigError, DatasetError, DiskError, ExitCode, ProofError, Stopped, TrainingError
 from tuner.rundir import RunDir
@@ -77,15 +78,15 @@ def test_caches_are_used_again_and_never_stale(run, tmp_path, recorder):
             first.rename(first.with_name("renamed.png"))
             first.with_suffix(".txt").rename(first.with_name("renamed.txt"))
         if number == 2:
-            # The same name, other pixels.
-            shutil.copy(sorted(pictures.glob("*.png"))[0], pictures / "renamed.png")
+            with Image.open(pictures / "renamed.png") as picture:
+                edited = ImageOps.invert(picture.convert("RGB"))
+            edited.save(pictures / "renamed.png")
             (pictures / "renamed.txt").write_text("a caption nobody has seen")
         recorder.events.clear()
         run(output=f"run{number}", **changes)
         encoded.append({event.phase: event.total for event in recorder.of("phase_started")})
     assert encoded[1]["cache-latents"] == 0 and encoded[1]["cache-text"] == 0
-    assert encoded[2]["cache-latents"] == 0, "a copied picture has known content"
-    assert encoded[2]["cache-text"] == 1
+    assert encoded[2]["cache-latents"] == 1 and encoded[2]["cache-text"] == 1
 
 
 @pytest.mark.parametrize(
@@ -115,16 +116,6 @@ def test_a_full_fine_tune_saves_a_folder_the_stock_pipeline_loads(run):
     base = FluxPipeline.from_pretrained(ROOT / "presets" / "demo" / "base")
     moved = pipeline.transformer.state_dict()
     assert any(not torch.equal(moved[name], value) for name, value in base.transformer.state_dict().items())
-
-
-def test_text_encoders_learn_along(run, tmp_path):
-    result = run(
-        method={"kind": "lora", "rank": 4, "train": ["transformer", "text_encoder"]},
-        training={"steps": 2, "batch_size": 2, "learning_rate": 1e-3, "learning_rates": {"text_encoder": 1e-4}},
-    )
-    names = weights(tmp_path / "run").keys()
-    assert any(name.startswith("text_encoder.") for name in names), sorted(names)[:5]
-    assert result["proof"]["modules"] > 0
 
 
 def test_sigterm_saves_and_the_run_goes_on_bit_for_bit(run, tmp_path, recorder):

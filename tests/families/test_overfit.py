@@ -12,7 +12,8 @@ from tests.families.harness import Case
 from tuner.catalog import registry
 from tuner.catalog.spec import ModelSpec
 
-STEPS = 250
+STEPS = {"flow": 250, "epsilon": 350, "v_prediction": 200}
+"""Epsilon takes longest: at high levels it says little about the data."""
 BATCH = 8
 LEARNING_RATE = 3e-3
 
@@ -31,12 +32,17 @@ def one_per_objective() -> list[ModelSpec]:
 def test_learned_by_heart(cases: Callable[[str], Case], model_id: str) -> None:
     case = cases(model_id)
     name = next(iter(case.spec.denoisers))
-    denoiser = case.denoiser(name).requires_grad_(True).train()
-    learn(case, denoiser)
+    denoiser = case.denoiser(name).requires_grad_(True)
+    assert likeness(case, name, denoiser) < 0.5
+    learn(case, denoiser.train())
+    assert likeness(case, name, denoiser) > 0.95
+
+
+def likeness(case: Case, name: str, denoiser: torch.nn.Module) -> float:
+    """Correlation of the sample's latents and what the stock pipeline draws."""
     found = case.oracle.final(case.sample(case.pipeline({name: denoiser.eval()}), num_inference_steps=20))
     wanted = case.x0[case.modality]
-    correlation = torch.corrcoef(torch.stack([found.flatten(), wanted.flatten()]))[0, 1]
-    assert correlation > 0.95
+    return float(torch.corrcoef(torch.stack([found.flatten(), wanted.flatten()]))[0, 1])
 
 
 def learn(case: Case, denoiser: torch.nn.Module) -> None:
@@ -44,9 +50,10 @@ def learn(case: Case, denoiser: torch.nn.Module) -> None:
     latents = {key: value.expand(BATCH, *value.shape[1:]) for key, value in case.x0.items()}
     cond = case.cond((harness.PROMPT,) * BATCH)
     optimizer = torch.optim.AdamW(denoiser.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
+    steps = STEPS[case.spec.objective.prediction]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     generator = torch.Generator().manual_seed(harness.SEED)
-    for step in range(STEPS):
+    for step in range(steps):
         t = torch.rand(BATCH, generator=generator)
         if case.spec.objective.prediction != "flow":
             t = (t * (case.spec.objective.schedule.num_timesteps - 1)).round()

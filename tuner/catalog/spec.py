@@ -26,7 +26,7 @@ class ComponentSpec(Facts):
     trainable: bool = False
     """Whether `method.train` may name it (denoisers always may)."""
     blocks: list[str] = []
-    """Module lists that hold the repeated blocks: checkpointing, offload and compilation work on these."""
+    """The repeated blocks, for checkpointing: regular expressions for names of blocks, or of lists of blocks."""
     keep_fp32: list[str] = []
     """Parts of module names kept in float32 when the rest is not."""
     sigma_min: float = 0.0

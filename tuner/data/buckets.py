@@ -91,20 +91,17 @@ def resolutions(section: DataSection, spec: ModelSpec) -> list[int]:
 def sizes(resolution_px: int, divisible_px: int) -> tuple[tuple[int, int], ...]:
     """Widths and heights near the area ``resolution_px`` ** 2, all multiples of ``divisible_px``, the square first.
 
-    The area is never above the square's unless a side would fall below ``divisible_px``, so that the square is
-    the most expensive size; the ratio of the sides is at most about ``MAX_ASPECT``.
+    None has a larger area than the square, which is therefore the most expensive; the ratio of the sides is at
+    most ``MAX_ASPECT``.
     """
-
-    def down(value: float) -> int:
-        return max(divisible_px, int(value) // divisible_px * divisible_px)
-
-    square = down(resolution_px)
+    square = max(divisible_px, resolution_px // divisible_px * divisible_px)
     step = math.ceil(square / SIZES_PER_SIDE / divisible_px) * divisible_px
     found = [(square, square)]
-    longer = square + step
-    while longer / (shorter := down(square * square / longer)) <= MAX_ASPECT:
+    for longer in range(square + step, round(square * MAX_ASPECT), step):
+        shorter = square * square // longer // divisible_px * divisible_px
+        if shorter == 0 or longer / shorter > MAX_ASPECT:
+            break
         found += [(longer, shorter), (shorter, longer)]
-        longer += step
     return tuple(found)
 
 

@@ -128,7 +128,7 @@ class RowCache:
         """The shard's open file and the checksums of its rows. The files used last stay open."""
         if shard not in self._open:
             handle = safe_open(self.folder / shard, framework="pt")
-            metadata = handle.metadata() or {}
+            metadata = handle.metadata() or {}  # type: ignore[no-untyped-call]
             rows = json.loads(metadata["rows"]) if metadata.get("format") == FORMAT else {}
             self._open[shard] = handle, rows
             if len(self._open) > OPEN_SHARDS:
@@ -179,4 +179,4 @@ class RowCache:
 
 def _checksum(tensor: Tensor) -> int:
     """CRC-32 of the tensor's bytes."""
-    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy())
+    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -52,8 +53,8 @@ class Batches:
         epoch, position = divmod(micro_step * self.world + self.rank, self._in_epoch)
         if epoch not in self._plans:
             self._plans[epoch] = self._plan(epoch)
-            for old in sorted(self._plans)[:-PLANS_KEPT]:
-                del self._plans[old]
+            if len(self._plans) > PLANS_KEPT:
+                del self._plans[next(iter(self._plans))]
         return [self.items[number] for number in self._plans[epoch][position]]
 
     def _parts(self, count: int) -> int:
@@ -67,7 +68,7 @@ class Batches:
             order = self._shuffled(members, source)
             parts = self._parts(len(order))
             edges = [len(order) * part // parts for part in range(parts + 1)]
-            batches += [order[low:high] for low, high in zip(edges, edges[1:], strict=False)]
+            batches += [order[low:high] for low, high in itertools.pairwise(edges)]
         source.shuffle(batches)
         return batches
 

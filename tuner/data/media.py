@@ -106,7 +106,8 @@ def write_clip(path: Path, frames: Sequence[Image.Image], fps: float) -> None:
         # Colour at half resolution needs even sides, and is what every player knows.
         stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(frame.convert("RGB"))))
+            picture = av.VideoFrame.from_image(frame.convert("RGB"))  # type: ignore[no-untyped-call]
+            container.mux(stream.encode(picture))
         container.mux(stream.encode())
 
 
@@ -145,7 +146,7 @@ def _clip(sample: Sample, crop: Crop) -> Iterator[Tensor]:
     wanted = [crop.start_s + number / fps for number in range(crop.frames)]
     with opened_clip(sample.path) as (container, stream):
         for frame in _nearest(_timed_frames(container, stream, sample.fps or 1.0), wanted):
-            image = frame.to_image()
+            image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
             if frame.rotation:
                 image = image.rotate(frame.rotation, expand=True)
             yield _pixels(image, crop)

@@ -41,8 +41,13 @@ COLOUR_MODES = frozenset(
 """Pillow's modes that ``media`` turns into RGB."""
 
 # What Pillow's decoders raise on damaged files.
-_DAMAGE = (OSError, SyntaxError, ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error, zlib.error)
+_DAMAGE = (
+    *(OSError, EOFError, SyntaxError, RuntimeError, ValueError, TypeError, MemoryError),
+    *(ArithmeticError, LookupError, struct.error, zlib.error),
+)
 
+# What Pillow remarks on damaged tags does not matter as long as the pixels are there.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # Photographs above 89 megapixels are legitimate; above twice that Pillow refuses, and the file is reported.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
@@ -83,9 +88,10 @@ def measure_image(path: Path) -> Measured:
     """Size after EXIF rotation; decodes the whole image. Raises ``Unreadable``."""
     with opened(path) as image:
         # JPEGs decode at an eighth of their size: every byte is still read, in a fraction of the time.
-        full_size = image.size if image.draft(None, (1, 1)) else None
+        stated_size = image.size
+        drafted = image.draft(None, (1, 1)) is not None
         image.load()
-        width, height = full_size or image.size
+        width, height = stated_size if drafted else image.size
         if image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
             width, height = height, width
     return Measured(width, height)

@@ -7,6 +7,7 @@ block's ``forward`` gives identical gradients for every network.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,14 +21,19 @@ from tuner.catalog.spec import ComponentSpec
 def blocks_of(module: nn.Module, component: ComponentSpec) -> Iterator[nn.Module]:
     """The repeated blocks that ``component.blocks`` names: a list's children, or the named module itself.
 
-    Raises ``AttributeError`` when the network has no module of that name (a fault of the spec).
+    Each entry is a regular expression matched against whole module names, so that one line covers networks of
+    other depths. Raises ``ValueError`` for an entry that matches nothing (a fault of the spec).
     """
-    for name in component.blocks:
-        found = module.get_submodule(name)
-        if isinstance(found, nn.ModuleList):
-            yield from found
-        else:
-            yield found
+    modules = dict(module.named_modules())
+    for pattern in component.blocks:
+        found = [modules[name] for name in modules if re.fullmatch(pattern, name)]
+        if not found:
+            raise ValueError(f"blocks: no module of {type(module).__name__} is called {pattern!r}")
+        for block in found:
+            if isinstance(block, nn.ModuleList):
+                yield from block
+            else:
+                yield block
 
 
 def checkpoint_blocks(module: nn.Module, component: ComponentSpec) -> int:

@@ -6,8 +6,19 @@ from tuner.catalog.spec import ModelSpec
 from tuner.config.schema import ObjectiveSection
 from tuner.errors import ConfigError
 from tuner.objectives.base import Objective
-from tuner.objectives.diffusion import DiffusionObjective
+from tuner.objectives.diffusion import DiffusionObjective, zero_terminal_snr
 from tuner.objectives.flow import FlowObjective
+
+
+def as_trained(spec: ModelSpec, section: ObjectiveSection) -> ModelSpec:
+    """The model's facts as the preset has them trained, so that previews are drawn for the same objective."""
+    prediction = spec.objective.prediction if section.prediction == "auto" else section.prediction
+    schedule = spec.objective.schedule
+    if prediction != "flow":
+        zero = zero_terminal_snr(section, schedule, prediction)
+        schedule = schedule.model_copy(update={"zero_terminal_snr": zero})
+    objective = spec.objective.model_copy(update={"prediction": prediction, "schedule": schedule})
+    return spec.model_copy(update={"objective": objective})
 
 
 def build(spec: ModelSpec, section: ObjectiveSection) -> Objective:

@@ -25,6 +25,7 @@ from tuner.training.phases import PhaseLog
 from tuner.training.prepare import Dataset
 from tuner.training.randomness import derived_seed, generator, noise_like
 
+
 @dataclass
 class Finisher:
     """Saves and proves the result of one run."""

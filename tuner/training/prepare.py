@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tuner.config.load import Resolved
 from tuner.config.schema import PreviewPrompt
-from tuner.data import buckets, cache, media, scan
+from tuner.data import buckets, keys, media, scan
 from tuner.data.buckets import Item
 from tuner.data.cache import RowCache
 from tuner.events import Warned
@@ -39,6 +39,11 @@ def cache_root() -> Path:
     return Path(base).expanduser() / "tuner"
 
 
+def memo() -> Path:
+    """Where digests of large weight files are remembered."""
+    return cache_root() / "digests.json"
+
+
 class TextRows(Protocol):
     """Text conditions by caption."""
 
@@ -57,7 +62,7 @@ class CachedText:
 
     def key(self, caption: str) -> str:
         """Content key of a caption."""
-        return cache.text_key(caption, self.identity, self.text_tokens)
+        return keys.text_key(caption, self.identity, self.text_tokens)
 
     def rows(self, captions: Sequence[str]) -> list[Row]:
         """Rows from the cache."""
@@ -86,7 +91,7 @@ class MediaRows:
 
     def key(self, item: Item) -> str:
         """Content key of an item."""
-        return cache.latent_key(item, self.identity, str(self.dtype))
+        return keys.latent_key(item, self.identity, str(self.dtype))
 
     def row(self, item: Item) -> Row:
         """The item's row: a tensor per modality, ``reference.<k>`` and ``mask``."""
@@ -142,9 +147,9 @@ class Preparation:
     def cache_text(self, captions: Sequence[str]) -> CachedText:
         """Encode the captions that the cache does not hold yet; encoders are freed afterwards."""
         names = list(self.family.spec.of_role("tokenizer", "processor", "text_encoder"))
-        identities = [cache.component_identity(self.source, name) for name in names]
+        identities = [keys.component_identity(self.source, name, memo()) for name in names]
         identity = "-".join([*identities, str(self.placement.dtype)])
-        text = CachedText(RowCache(cache_root() / "text" / short(identity)), identity, self.family.spec.text_tokens)
+        text = CachedText(self._rows("text", identity), identity, self.family.spec.text_tokens)
         missing_keys = set(text.cache.missing([text.key(caption) for caption in captions]))
         missing = [caption for caption in captions if text.key(caption) in missing_keys]
         with self.log.phase("cache-text", total=len(missing), unit="captions") as phase:
@@ -152,6 +157,12 @@ class Preparation:
             if missing:
                 self._encode_text(missing, text, phase)
         return text
+
+    def _rows(self, kind: str, identity: str) -> RowCache:
+        def warn(message: str) -> None:
+            self.log.emitter.emit(Warned(message=message))
+
+        return RowCache(cache_root() / kind / short(identity), warn)
 
     def _encode_text(self, captions: Sequence[str], text: CachedText, phase: Phase) -> None:
         encoders = load_encoders(self.family, self.source, self.placement)
@@ -171,9 +182,9 @@ class Preparation:
         """Encode the latents that the cache does not hold yet, one sample at a time; the VAE is freed afterwards."""
         # Tiles give other latents than the whole picture does.
         tiled = "-tiled" if self.placement.vae_tiling else ""
-        identity = cache.component_identity(self.source, "vae") + tiled
+        identity = keys.component_identity(self.source, "vae", memo()) + tiled
         dtype = self.placement.dtype
-        rows = MediaRows(RowCache(cache_root() / "latents" / short(identity)), identity, dtype)
+        rows = MediaRows(self._rows("latents", identity), identity, dtype)
         by_key = {rows.key(item): item for item in dataset.items}
         missing = rows.cache.missing(list(by_key))
         with self.log.phase("cache-latents", total=len(missing), unit="samples") as phase:

@@ -15,6 +15,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from tuner import objectives
 from tuner.config.load import Resolved
 from tuner.errors import ConfigError, TunerError
 from tuner.events import Emitter, Failed, JsonlSink, Noted, PlanReady, RunFinished, RunStarted, Sink, read_events
@@ -25,6 +26,7 @@ from tuner.training import checkpoints
 from tuner.training.phases import PhaseLog
 from tuner.training.prepare import LiveText, Preparation, captions_of, load_encoders
 from tuner.training.preview import prompts_of
+from tuner.training.quiet import quiet_libraries
 from tuner.training.randomness import seed_everything
 from tuner.training.session import Session
 from tuner.training.signals import stop_requests
@@ -59,7 +61,9 @@ def _run(resolved: Resolved, folder: RunDir, emitter: Emitter) -> dict[str, Any]
         emitter.emit(Noted(message=f"this run is finished; delete {folder.result} to go on with it"))
         emitter.emit(RunFinished(result=earlier))
         return earlier
-    family = load_family(resolved.model)
+    quiet_libraries()
+    _check_prediction(resolved)
+    family = load_family(objectives.as_trained(resolved.model, resolved.preset.objective))
     placement = place(resolved.preset.memory, resolved.model)
     accelerator = Accelerator(cpu=placement.device.type == "cpu", mixed_precision="no")
     seed_everything(resolved.preset.training.seed)
@@ -91,6 +95,20 @@ def prepare(session: Session) -> Session:
         session.text = work.cache_text(captions_of(session.dataset, prompts))
     session.media = work.cache_media(session.dataset)
     return session
+
+
+def _check_prediction(resolved: Resolved) -> None:
+    """Refuse a v-prediction checkpoint that would be trained as epsilon: it would learn noise, and say nothing."""
+    trained = objectives.as_trained(resolved.model, resolved.preset.objective).objective.prediction
+    folder = resolved.model_folder
+    config = folder / "scheduler" / "scheduler_config.json" if folder is not None else None
+    if trained != "epsilon" or config is None or not config.exists():
+        return
+    if json.loads(config.read_text(encoding="utf-8")).get("prediction_type") == "v_prediction":
+        raise ConfigError(
+            f"{folder} holds a v-prediction model, and {resolved.model.id} is trained as epsilon",
+            hint="add --set objective.prediction=v_prediction, or choose a v-prediction model",
+        )
 
 
 def _announce(resolved: Resolved, folder: RunDir, placement: Placement, emitter: Emitter) -> None:

@@ -36,6 +36,7 @@ class TrackerSink:
                     tracker = TensorBoardTracker(run_name, logging_dir=str(folder.path / "trackers"))
                 else:
                     tracker = WandBTracker(run_name, dir=str(folder.path))
+                tracker.start()
                 tracker.store_init_configuration(flat)
                 self._trackers.append(tracker)
 

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -50,3 +51,14 @@ def test_without_gradients_nothing_is_computed_twice():
     with torch.no_grad():
         network(torch.randn(1, 8), torch.ones(1, 1))
     assert network.middle.calls == 1
+
+
+def test_a_name_that_matches_nothing_is_a_fault_of_the_spec():
+    component = COMPONENT.model_copy(update={"blocks": ["layers"]})
+    with pytest.raises(ValueError, match="no module of Network is called 'layers'"):
+        checkpoint_blocks(Network(), component)
+
+
+def test_one_expression_names_many():
+    component = COMPONENT.model_copy(update={"blocks": [r"blocks\.\d+"]})
+    assert checkpoint_blocks(Network(), component) == 2
