@@ -1,6 +1,7 @@
 """A whole run on real photographs: those inside scikit-image and scikit-learn, with a tiny SDXL."""
 
 import json
+import shutil
 
 import pytest
 import skimage.data
@@ -11,6 +12,7 @@ from sklearn.datasets import load_sample_images
 
 from tests.families.tiny import sdxl
 from tuner.config.load import load_preset
+from tuner.errors import ConfigError
 from tuner.training.run import run_preset
 
 NAMES = ("astronaut", "chelsea", "coffee", "rocket", "camera", "coins")
@@ -72,3 +74,17 @@ def test_sdxl_learns_from_photographs(tmp_path, monkeypatch, recorder, photograp
     assert prefixes == {"unet", "te1", "te2"}
     assert metadata["modelspec.trigger_phrase"] == "snapshot"
     assert metadata["modelspec.architecture"] == "stable-diffusion-xl-v1-base/lora"
+
+
+def test_a_v_prediction_model_is_not_trained_as_epsilon(tmp_path, photographs, base):
+    folder = tmp_path / "model"
+    shutil.copytree(base, folder)
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": "v_prediction"}))
+    path = tmp_path / "preset.json"
+    path.write_text(
+        json.dumps({"model": {"id": "sdxl-base", "path": str(folder)}, "data": [{"path": str(photographs)}]})
+    )
+    with pytest.raises(ConfigError, match="v-prediction model") as caught:
+        run_preset(load_preset(str(path)), tmp_path / "run", [])
+    assert "objective.prediction=v_prediction" in caught.value.hint

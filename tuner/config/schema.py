@@ -114,7 +114,7 @@ class DataSection(Section):
     """Keep each sample's aspect ratio; off crops everything to a square."""
     frames: Positive | Auto = "auto"
     """Frames per clip; rounded down to the model's frame rule. `auto` is the model's own."""
-    fps: float | Auto = Field(default="auto")
+    fps: Annotated[float, Field(gt=0)] | Auto = "auto"
     """Frame rate clips are resampled to; `auto` is the model's own."""
     references: list[str] = []
     """Folders of reference images, matched by file stem, for models that edit images."""

@@ -23,17 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tuner.data.keys import component_identity, latent_key, text_key
 from tuner.errors import TrainingError
 from tuner.families.base import Row
 from tuner.rundir import disk_errors, write_atomic
 
-__all__ = ["RowCache", "component_identity", "latent_key", "text_key"]
-
 SHARD_BYTES = 64 * 2**20
 SHARD_ROWS = 256
 OPEN_SHARDS = 64
-FORMAT = "tuner-rows-1"
+FORMAT = "tuner-rows-2"
 ABANDONED_S = 24 * 3600
 """Unfinished files older than this belong to no living process."""
 
@@ -178,5 +175,6 @@ class RowCache:
 
 
 def _checksum(tensor: Tensor) -> int:
-    """CRC-32 of the tensor's bytes."""
-    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    """CRC-32 of the tensor's type, shape and bytes."""
+    head = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
+    return zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, zlib.crc32(head))

@@ -6,10 +6,11 @@ is loaded. Both caches are keyed by content, so an interrupted run goes on where
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -88,10 +89,13 @@ class MediaRows:
     cache: RowCache
     identity: str
     dtype: torch.dtype
+    _keys: dict[Item, str] = field(default_factory=dict)
 
     def key(self, item: Item) -> str:
-        """Content key of an item."""
-        return keys.latent_key(item, self.identity, str(self.dtype))
+        """Content key of an item, found once: a file edited while the run goes on changes nothing."""
+        if item not in self._keys:
+            self._keys[item] = keys.latent_key(item, self.identity, str(self.dtype))
+        return self._keys[item]
 
     def row(self, item: Item) -> Row:
         """The item's row: a tensor per modality, ``reference.<k>`` and ``mask``."""
@@ -114,6 +118,15 @@ class Dataset:
 def short(identity: str) -> str:
     """A folder name for a long identity."""
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def flushed(rows: RowCache) -> Iterator[None]:
+    """Write what is pending at the end, however that comes: nothing that was encoded is encoded again."""
+    try:
+        yield
+    finally:
+        rows.flush()
 
 
 @dataclass
@@ -148,7 +161,7 @@ class Preparation:
         """Encode the captions that the cache does not hold yet; encoders are freed afterwards."""
         names = list(self.family.spec.of_role("tokenizer", "processor", "text_encoder"))
         identities = [keys.component_identity(self.source, name, memo()) for name in names]
-        identity = "-".join([*identities, str(self.placement.dtype)])
+        identity = "-".join([self.family.spec.implementation, *identities, str(self.placement.dtype)])
         text = CachedText(self._rows("text", identity), identity, self.family.spec.text_tokens)
         missing_keys = set(text.cache.missing([text.key(caption) for caption in captions]))
         missing = [caption for caption in captions if text.key(caption) in missing_keys]
@@ -166,15 +179,17 @@ class Preparation:
 
     def _encode_text(self, captions: Sequence[str], text: CachedText, phase: Phase) -> None:
         encoders = load_encoders(self.family, self.source, self.placement)
-        for start in range(0, len(captions), TEXT_BATCH):
-            self.stop.check()
-            chunk = captions[start : start + TEXT_BATCH]
-            with torch.no_grad():
-                rows = self.family.encode_text(encoders, chunk)
-            for caption, row in zip(chunk, rows, strict=True):
-                text.cache.put(text.key(caption), {name: value.cpu() for name, value in row.items()})
-            text.cache.flush()
-            phase.advance(len(chunk))
+        with flushed(text.cache):
+            for start in range(0, len(captions), TEXT_BATCH):
+                self.stop.check()
+                chunk = captions[start : start + TEXT_BATCH]
+                with torch.no_grad():
+                    rows = self.family.encode_text(encoders, chunk)
+                for caption, row in zip(chunk, rows, strict=True):
+                    text.cache.put(text.key(caption), {name: value.cpu() for name, value in row.items()})
+                if start % FLUSH_EVERY == 0:
+                    text.cache.flush()
+                phase.advance(len(chunk))
         del encoders
         release(self.placement.device)
 
@@ -182,7 +197,7 @@ class Preparation:
         """Encode the latents that the cache does not hold yet, one sample at a time; the VAE is freed afterwards."""
         # Tiles give other latents than the whole picture does.
         tiled = "-tiled" if self.placement.vae_tiling else ""
-        identity = keys.component_identity(self.source, "vae", memo()) + tiled
+        identity = self.family.spec.implementation + keys.component_identity(self.source, "vae", memo()) + tiled
         dtype = self.placement.dtype
         rows = MediaRows(self._rows("latents", identity), identity, dtype)
         by_key = {rows.key(item): item for item in dataset.items}
@@ -195,12 +210,13 @@ class Preparation:
 
     def _encode_media(self, items: Mapping[str, Item], rows: MediaRows, phase: Phase) -> None:
         vae = load_vae(self.family, self.source, self.placement)
-        for count, (key, item) in enumerate(items.items(), start=1):
-            self.stop.check()
-            rows.cache.put(key, encode_item(item, self.family, vae, self.placement))
-            if count % FLUSH_EVERY == 0 or count == len(items):
-                rows.cache.flush()
-            phase.advance()
+        with flushed(rows.cache):
+            for count, (key, item) in enumerate(items.items(), start=1):
+                self.stop.check()
+                rows.cache.put(key, encode_item(item, self.family, vae, self.placement))
+                if count % FLUSH_EVERY == 0:
+                    rows.cache.flush()
+                phase.advance()
         del vae
         release(self.placement.device)
 

@@ -18,6 +18,7 @@ from tuner.events import Emitter, SampleSaved
 from tuner.families.base import Family, Parts, Source
 from tuner.memory.placement import Placement, release
 from tuner.rundir import RunDir, disk_errors
+from tuner.training.phases import Phase
 from tuner.training.prepare import TextRows
 from tuner.training.sheet import Shot, contact_sheet
 from tuner.training.signals import StopRequest
@@ -64,7 +65,7 @@ class Previewer:
         return {shot.prompt for shot in self.shots if shot.step == step} >= {prompt.prompt for prompt in prompts}
 
     @torch.no_grad()
-    def draw(self, denoisers: Mapping[str, nn.Module], step: int) -> None:
+    def draw(self, denoisers: Mapping[str, nn.Module], step: int, phase: Phase) -> None:
         """Draw and save all prompts; ends early, keeping what is drawn, when the run was asked to stop."""
         pipeline = self._pipeline(denoisers)
         for number, prompt in enumerate(prompts_of(self.resolved.preset.preview)):
@@ -74,6 +75,7 @@ class Previewer:
             path = self._store(output, f"step-{step:06d}-{number:02d}")
             self.shots = [shot for shot in self.shots if shot.path != path] + [Shot(prompt.prompt, step, path)]
             self.emitter.emit(SampleSaved(step=step, prompt=prompt.prompt, path=str(path)))
+            phase.advance()
         self._frozen["vae"].to("cpu")
         release(self.placement.device)
         with disk_errors(f"cannot write {self.sheet}"):

@@ -76,6 +76,7 @@ def _run(resolved: Resolved, folder: RunDir, emitter: Emitter) -> dict[str, Any]
     result |= {
         "seconds": round(time.perf_counter() - started, 2),
         "peak_ram_gib": round(peak_ram_gib(), 3),
+        "peak_vram_gib": max((record["peak_vram_gib"] or 0.0 for record in log.records.values()), default=0.0) or None,
         "phases": log.records,
     }
     write_json(folder.result, result)

@@ -142,7 +142,7 @@ class Session:
                     and not self.previewer.drawn(step)
                 ):
                     with self.log.phase("preview", total=len(preset.preview.prompts), unit="prompts") as phase:
-                        self.previewer.draw(self.networks.denoisers, step)
+                        self.previewer.draw(self.networks.denoisers, step, phase)
                         phase.summary = f"step {step}"
         self.accelerator.wait_for_everyone()
         if step == 0:

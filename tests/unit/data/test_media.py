@@ -9,6 +9,7 @@ from tests.unit.data.test_probe import exif, turned
 from tuner.config.schema import DataSection
 from tuner.data import media
 from tuner.data.buckets import Crop, assign, cover
+from tuner.data.probe import measure
 from tuner.errors import DatasetError
 from tuner.families.base import Geometry, load_family
 
@@ -108,7 +109,9 @@ class TestColours:
         assert close(shown(Image.new("RGB", (64, 64), (9, 9, 9)), transparency=(9, 9, 9)), (255.0, 255.0, 255.0))
 
     def test_a_palette(self, shown):
-        assert close(shown(Image.new("RGB", (64, 64), (200, 40, 0)).convert("P")), (200.0, 40.0, 0.0), within=0.2)
+        image = Image.new("P", (64, 64), 1)
+        image.putpalette([0, 0, 0, 200, 40, 0])
+        assert close(shown(image), (200.0, 40.0, 0.0))
 
     def test_a_palette_with_transparency(self, shown):
         image = Image.new("P", (64, 64), 1)
@@ -213,7 +216,7 @@ class TestClips:
     @pytest.mark.parametrize(("size", "fps"), [((33, 31), 16.0), ((64, 48), 23.976)])
     def test_clips_of_any_size_and_rate_are_written(self, tmp_path, size, fps):
         media.write_clip(tmp_path / "a.mp4", [Image.new("RGB", size)] * 5, fps)
-        measured = media.measure(tmp_path / "a.mp4")
+        measured = measure(tmp_path / "a.mp4")
         assert (measured.width_px, measured.height_px, measured.frames) == (*size, 5)
         assert measured.fps == pytest.approx(fps, rel=0.01)
 
