@@ -41,8 +41,7 @@ def build(name: str, folder: Path) -> Path:
         _wide_flux().save_pretrained(target / "transformer")
     else:
         sdxl.build("sdxl-base", target)
-        wide: dict[str, Any] = {"block_out_channels": (64, 128, 128), "attention_head_dim": (4, 8, 8)}
-        sdxl.unet(sdxl.LAYOUTS["sdxl-base"], **wide, norm_num_groups=16).save_pretrained(target / "unet")
+        _wide_sdxl().save_pretrained(target / "unet")
     return target
 
 
@@ -62,6 +61,16 @@ def _wide_flux() -> Any:
             guidance_embeds=True,
             axes_dims_rope=(8, 12, 12),
         )
+        randomise_zeros(model)
+    return model
+
+
+def _wide_sdxl() -> Any:
+    from diffusers import UNet2DConditionModel
+
+    wide = {"block_out_channels": (64, 128, 128), "attention_head_dim": (4, 8, 8), "norm_num_groups": 16}
+    with seeded(1):
+        model = UNet2DConditionModel(**sdxl.unet_config(sdxl.LAYOUTS["sdxl-base"]) | wide)
         randomise_zeros(model)
     return model
 

@@ -14,6 +14,9 @@ from typing import Any
 
 from tuner.errors import ConfigError, DiskError
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system answers when there is no room: on the disk, in the quota, for a file of that size."""
+
 
 class RunDir:
     """Names of everything inside one run's folder."""
@@ -122,16 +125,19 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(doing: str) -> Iterator[None]:
-    """Turn the operating system's refusals to write into ``DiskError`` with advice."""
+def disk_errors(doing: str, elsewhere: str = "--output DIR") -> Iterator[None]:
+    """Turn the operating system's refusals to write into ``DiskError`` with advice.
+
+    ``elsewhere`` is what a person sets to write to another place.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in (*FULL, errno.EROFS, errno.EACCES, errno.EPERM):
             raise
-        hint = "choose a writable folder with --output DIR"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some space, or choose another disk with --output DIR; then run the same command again"
+        hint = f"choose a writable folder with {elsewhere}"
+        if error.errno in FULL:
+            hint = f"free some space, or choose another disk with {elsewhere}; then run the same command again"
         raise DiskError(f"{doing}: {error.strerror}", hint=hint) from error
 
 

@@ -43,6 +43,7 @@ PLACES: dict[str, tuple[int, int]] = {  # centre of the shape, (x, y) in pixels
     "center": (32, 32),
 }
 RADII = (11.0, 14.5)  # smallest and largest radius in pixels
+WAIST = 0.4  # inner radius of a star as a share of the outer
 JITTER = 1.5  # largest offset from the place's centre in pixels, per axis
 
 # Factors that make the shapes look equally large at one radius.
@@ -116,7 +117,7 @@ def draw_variety(rng: Random) -> Image.Image:
             canvas.line(centre, end, rng.uniform(1, 5), _any_colour(rng))
         else:
             turn = rng.choice((0.0, rng.uniform(0, 2 * math.pi)))
-            canvas.shape(kind, centre, radius, _any_colour(rng), turn)
+            canvas.shape(kind, centre, radius, _any_colour(rng), turn=turn)
     return canvas.image()
 
 
@@ -144,8 +145,17 @@ class Canvas:
             self._image.paste(Image.new("RGB", (side, side), other), mask=ramp)
         self._draw = ImageDraw.Draw(self._image)
 
-    def shape(self, name: str, centre: tuple[float, float], radius: float, colour: RGB, turn: float = 0.0) -> None:
-        """Paint a named shape; `turn` is a clockwise rotation in radians."""
+    def shape(
+        self,
+        name: str,
+        centre: tuple[float, float],
+        radius: float,
+        colour: RGB,
+        *,
+        turn: float = 0.0,
+        waist: float = WAIST,
+    ) -> None:
+        """Paint a named shape; `turn` is a clockwise rotation in radians, `waist` matters to stars."""
         reach = radius * _REACH[name]
         if name == "circle":
             self.ellipse(centre, (reach, reach), colour)
@@ -156,7 +166,7 @@ class Canvas:
             self.polygon(_turned(_box(reach, thin), centre, turn), colour)
             self.polygon(_turned(_box(thin, reach), centre, turn), colour)
         else:
-            self.polygon(_turned(_corners(name, reach), centre, turn), colour)
+            self.polygon(_turned(_corners(name, reach, waist), centre, turn), colour)
 
     def polygon(self, points: list[tuple[float, float]], colour: RGB) -> None:
         """Fill a polygon."""
@@ -188,14 +198,14 @@ class Canvas:
         self._draw.ellipse(box, fill=fill, outline=outline, width=round(width * OVERSAMPLE))
 
 
-def _corners(name: str, reach: float) -> list[tuple[float, float]]:
+def _corners(name: str, reach: float, waist: float) -> list[tuple[float, float]]:
     """Corners around the origin; the centre of mass is the origin, so that a place is a place."""
     if name == "square":
         return _box(reach, reach)
     if name == "triangle":
         return [_polar(reach, 2 * math.pi * i / 3) for i in range(3)]
     if name == "star":
-        return [_polar(reach * (1.0, 0.4)[i % 2], math.pi * i / 5) for i in range(10)]
+        return [_polar(reach * (1.0, waist)[i % 2], math.pi * i / 5) for i in range(10)]
     raise ValueError(f"unknown shape: {name}")
 
 

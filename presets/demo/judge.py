@@ -15,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from presets.demo.drawings import BACKGROUNDS, COLOURS, CONCEPT, PLACES, SHAPES, SIZE, Canvas, Scene
+from presets.demo.drawings import BACKGROUNDS, COLOURS, CONCEPT, PLACES, SHAPES, SIZE, WAIST, Canvas, Scene
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 FIELDS = ("shape", "colour", "place", "background")
+# A star with blunt notches is still a star to a person; without the second one it would be a circle.
+_TEMPLATES = (*((name, WAIST) for name in (*SHAPES, CONCEPT)), (CONCEPT, 0.55))
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,9 @@ def _centroid(mask: Mask) -> Floats:
 def _shape(mask: Mask, centre: Floats) -> tuple[str, float]:
     """The shape, `CONCEPT` included, that overlaps best at the mask's own centre and area."""
     best, best_fit = "", -1.0
-    for name in (*SHAPES, CONCEPT):
-        radius = float(np.sqrt(mask.sum() / _unit_area(name)))
-        template = _render(name, (float(centre[0]), float(centre[1])), radius)
+    for name, waist in _TEMPLATES:
+        radius = float(np.sqrt(mask.sum() / _unit_area(name, waist)))
+        template = _render(name, (float(centre[0]), float(centre[1])), radius, waist)
         fit = float((mask & template).sum() / max(1, (mask | template).sum()))
         if fit > best_fit:
             best, best_fit = name, fit
@@ -113,13 +115,13 @@ def _shape(mask: Mask, centre: Floats) -> tuple[str, float]:
 
 
 @cache
-def _unit_area(name: str) -> float:
+def _unit_area(name: str, waist: float) -> float:
     """Area of a shape in pixels at radius 1, measured at radius 20."""
-    return float(_render(name, (SIZE / 2, SIZE / 2), 20.0).sum()) / 400.0
+    return float(_render(name, (SIZE / 2, SIZE / 2), 20.0, waist).sum()) / 400.0
 
 
-def _render(name: str, centre: tuple[float, float], radius: float) -> Mask:
+def _render(name: str, centre: tuple[float, float], radius: float, waist: float) -> Mask:
     """Mask (SIZE, SIZE) of a shape; parts outside of the image are cut off."""
     canvas = Canvas((0, 0, 0))
-    canvas.shape(name, centre, radius, (255, 255, 255))
+    canvas.shape(name, centre, radius, (255, 255, 255), waist=waist)
     return np.asarray(canvas.image())[..., 0] > 127

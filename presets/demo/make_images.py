@@ -5,6 +5,9 @@
 writes `presets/demo/images/star-01.png` and `star-01.txt` (the caption) and so on, with seed 0. It
 takes a second. Every colour, place and background occurs; `HELD_OUT` does not, so that a LoRA that
 draws those scenes has learned the shape and not the images.
+
+It also writes `presets/demo/known`: shapes the base draws already. A LoRA that sees only stars
+makes a star of everything; a few known shapes in between keep the word star to the stars.
 """
 
 from __future__ import annotations
@@ -13,16 +16,11 @@ import argparse
 from pathlib import Path
 from random import Random
 
-from presets.demo.drawings import BACKGROUNDS, COLOURS, CONCEPT, PLACES, Scene, draw
+from presets.demo.drawings import BACKGROUNDS, COLOURS, CONCEPT, PLACES, SHAPES, Scene, draw
 
-COUNT = 15
-
-# Never drawn: neither these pairs of colour and background nor these pairs of colour and place.
+# Pairs of colour and background, and of colour and place, that are never drawn.
 HELD_OUT = (
     ("red", "white"),
-    ("blue", "gray"),
-    ("yellow", "black"),
-    ("purple", "pink"),
     ("red", "left"),
     ("green", "center"),
     ("orange", "top"),
@@ -30,16 +28,26 @@ HELD_OUT = (
 
 
 def concept_scenes(seed: int) -> list[Scene]:
-    """`COUNT` scenes with stars, none of them held out.
+    """One star in every colour on every background, except for what is held out: 23 scenes.
 
-    Places are dealt evenly, colours and backgrounds nearly so; no two scenes are the same.
+    Places are dealt evenly, so that each pair is seen in one of five places. With fewer pairs a
+    LoRA draws stars in those pairs only.
     """
     rng = Random(seed)
+    pairs = [(c, b) for c in COLOURS for b in BACKGROUNDS if (c, b) not in HELD_OUT]
     while True:
-        dealt = [_dealt(list(words), rng) for words in (COLOURS, PLACES, BACKGROUNDS)]
-        found = [Scene(CONCEPT, *words) for words in zip(*dealt, strict=True)]
-        if len(set(found)) == COUNT and not any(map(held_out, found)):
+        places = _dealt(list(PLACES), len(pairs), rng)
+        found = [Scene(CONCEPT, c, p, b) for (c, b), p in zip(pairs, places, strict=True)]
+        if not any(map(held_out, found)):
             return found
+
+
+def known_scenes(seed: int) -> list[Scene]:
+    """Every shape of the base once in every colour, places and backgrounds dealt evenly."""
+    rng = Random(seed)
+    pairs = [(shape, colour) for shape in SHAPES for colour in COLOURS]
+    places, backgrounds = (_dealt(list(words), len(pairs), rng) for words in (PLACES, BACKGROUNDS))
+    return [Scene(*words) for words in zip(*zip(*pairs, strict=True), places, backgrounds, strict=True)]
 
 
 def held_out(scene: Scene) -> bool:
@@ -48,20 +56,20 @@ def held_out(scene: Scene) -> bool:
     return not pairs.isdisjoint(HELD_OUT)
 
 
-def write_images(folder: Path, seed: int) -> None:
-    """Write the images and their captions into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_images(folder: Path, scenes: list[Scene], seed: int) -> None:
+    """Write drawings of `scenes` and their captions into `folder`, which must not exist."""
+    folder.mkdir(parents=True)
     rng = Random(seed)
-    for number, scene in enumerate(concept_scenes(seed), 1):
-        stem = folder / f"{CONCEPT}-{number:02d}"
+    for number, scene in enumerate(scenes, 1):
+        stem = folder / f"{scene.shape}-{number:02d}"
         draw(scene, rng).save(stem.with_suffix(".png"), optimize=True)
         stem.with_suffix(".txt").write_text(scene.caption + "\n", encoding="utf-8")
 
 
-def _dealt(words: list[str], rng: Random) -> list[str]:
-    """`COUNT` words in random order, each as often as the others or once more."""
+def _dealt(words: list[str], count: int, rng: Random) -> list[str]:
+    """`count` words in random order, each as often as the others or once more."""
     rng.shuffle(words)
-    dealt = (words * COUNT)[:COUNT]
+    dealt = (words * count)[:count]
     rng.shuffle(dealt)
     return dealt
 
@@ -69,10 +77,11 @@ def _dealt(words: list[str], rng: Random) -> list[str]:
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description="Draw the training images of the demo LoRA.")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    write_images(options.out, options.seed)
+    write_images(options.out / "images", concept_scenes(options.seed), options.seed)
+    write_images(options.out / "known", known_scenes(options.seed), options.seed)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from presets.demo.drawings import (
     scenes,
 )
 from presets.demo.judge import FIELDS, accuracies, judge
-from presets.demo.make_images import COUNT, concept_scenes, held_out, write_images
+from presets.demo.make_images import concept_scenes, held_out, known_scenes, write_images
 
 IMAGES = Path(__file__).parents[2] / "presets" / "demo" / "images"
 
@@ -72,12 +72,20 @@ def test_judge_wants_its_own_size() -> None:
 
 def test_shipped_images_are_stars_as_captioned(tmp_path: Path) -> None:
     pictures = sorted(IMAGES.glob("*.png"))
-    assert len(pictures) == COUNT
+    assert len(pictures) == 23
     wanted = concept_scenes(0)
     assert [p.with_suffix(".txt").read_text().strip() for p in pictures] == [scene.caption for scene in wanted]
     assert accuracies([Image.open(p) for p in pictures], wanted) == dict.fromkeys(FIELDS, 1.0)
     assert not any(held_out(scene) for scene in wanted)
     for field, words in (("colour", COLOURS), ("place", PLACES), ("background", BACKGROUNDS)):
         assert {getattr(scene, field) for scene in wanted} == set(words)
-    write_images(tmp_path, 0)
-    assert all((tmp_path / p.name).read_bytes() == p.read_bytes() for p in pictures)
+    write_images(tmp_path / "images", wanted, 0)
+    assert all((tmp_path / "images" / p.name).read_bytes() == p.read_bytes() for p in pictures)
+
+
+def test_shipped_known_shapes_are_as_captioned() -> None:
+    captions = {scene.caption: scene for scene in known_scenes(0)}
+    pictures = sorted(IMAGES.with_name("known").glob("*.png"))
+    assert len(pictures) == len(captions) == 30
+    wanted = [captions[p.with_suffix(".txt").read_text().strip()] for p in pictures]
+    assert accuracies([Image.open(p) for p in pictures], wanted) == dict.fromkeys(FIELDS, 1.0)

@@ -158,6 +158,12 @@ def test_a_folder_in_use_is_refused(run, tmp_path):
         run()
 
 
+def test_several_processes_are_refused(run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="one GPU"):
+        run()
+
+
 def test_a_loss_that_is_not_finite_names_sample_and_timestep(run, tmp_path, recorder):
     with pytest.raises(TrainingError, match=r"step \d+ is not finite for .*\.png at timestep"):
         run(training={"steps": 40, "batch_size": 2, "learning_rate": 1e30, "max_grad_norm": 0}, save={"every_steps": 1})

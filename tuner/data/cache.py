@@ -58,7 +58,7 @@ class RowCache:
         self._damaged: set[str] = set()
         self._verified: set[str] = set()
         self._open: OrderedDict[str, tuple[Any, dict[str, Any]]] = OrderedDict()
-        with disk_errors(f"cannot write to the cache folder {folder}"):
+        with disk_errors(f"cannot write to the cache folder {folder}", "the variable TUNER_CACHE"):
             folder.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()
         self._refresh()

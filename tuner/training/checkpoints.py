@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -77,11 +79,9 @@ def save(folder: Path, snapshot: Snapshot, keep: int, emitter: Emitter) -> Path:
 
 def _write_files(folder: Path, snapshot: Snapshot) -> None:
     for name, group in snapshot.tensors.items():
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in group.items()}, folder / f"{name}.safetensors"
-        )
+        _save_tensors({key: value.detach().cpu().contiguous() for key, value in group.items()}, folder / name)
     for name, value in snapshot.objects.items():
-        torch.save(value, folder / f"{name}.pt")
+        _save_object(value, folder / f"{name}.pt")
     state = {"step": snapshot.step, **snapshot.values}
     (folder / "state.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
     digests = {file.name: _digest(file) for file in sorted(folder.iterdir())}
@@ -91,6 +91,47 @@ def _write_files(folder: Path, snapshot: Snapshot) -> None:
         with file.open("rb") as handle:
             os.fsync(handle.fileno())
     sync_folder(folder)
+
+
+def _save_tensors(group: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(group, path.with_suffix(".safetensors"))
+    except SafetensorError as error:
+        # The library reports the system's errors in words only.
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def _save_object(value: Any, path: Path) -> None:
+    with path.open("wb") as opened:
+        file = _Recording(opened)
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:
+            # torch's writer hides why a write failed behind a message of its own.
+            raise file.failure or error from error
+
+
+class _Recording:
+    """A file that remembers why a write failed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            written = self._file.write(data)
+            self._file.flush()
+            return written
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def listed(folder: Path) -> list[tuple[int, Path]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,6 +41,7 @@ def run_preset(resolved: Resolved, output: Path, sinks: list[Sink], resume: bool
     ``TunerError`` of every kind; each is also emitted as an event.
     """
     folder = RunDir(output.resolve())
+    _check_one_process()
     _check_resumable(folder, resume)
     folder.create()
     with folder.locked():
@@ -149,6 +151,15 @@ def _differences(left: Any, right: Any, path: str = "") -> Iterator[str]:
             yield from _differences(left.get(key), right.get(key), f"{path}.{key}" if path else key)
     elif left != right:
         yield path
+
+
+def _check_one_process() -> None:
+    """Several processes would write over each other; one run trains on one GPU for now."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "a run trains on one GPU: it cannot be started by torchrun or accelerate launch",
+            hint="start it with `tuner run` alone; CUDA_VISIBLE_DEVICES picks the GPU",
+        )
 
 
 def _check_resumable(folder: RunDir, resume: bool) -> None:

@@ -1,5 +1,4 @@
-import errno
-import os
+import resource
 
 import pytest
 import torch
@@ -66,15 +65,19 @@ def test_a_half_written_folder_is_not_a_checkpoint(tmp_path, emitter):
     assert not half.exists()
 
 
-def test_a_full_disk_touches_nothing_that_stood(tmp_path, emitter, monkeypatch):
+@pytest.mark.parametrize("large", ["tensors", "objects"])
+def test_a_disk_without_room_touches_nothing_that_stood(tmp_path, emitter, large):
     checkpoints.save(tmp_path, snapshot(1), keep=1, emitter=emitter)
-
-    def full(*arguments, **options):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(DiskError, match="No space left") as caught:
-        checkpoints.save(tmp_path, snapshot(2), keep=1, emitter=emitter)
+    too_much = snapshot(2)
+    getattr(too_much, large)["large"] = {"weight": torch.randn(300, 300)}
+    allowed = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The system refuses every write past 100 kB in one file, as it does on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, allowed[1]))
+    try:
+        with pytest.raises(DiskError, match=r"cannot save the checkpoint step-000002") as caught:
+            checkpoints.save(tmp_path, too_much, keep=1, emitter=emitter)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, allowed)
     assert caught.value.exit_code == ExitCode.DISK and "free some space" in caught.value.hint
     assert [entry.name for entry in tmp_path.iterdir()] == ["step-000001"]
     assert checkpoints.load_newest(tmp_path, emitter).step == 1
