@@ -1,6 +1,6 @@
 """tuner against diffusers' own example scripts: time per step and peak memory on the same model and photographs.
 
-    python benchmarks/against_diffusers.py PATH_TO_DIFFUSERS_CHECKOUT [--rounds 3] [flux] [sdxl]
+    python -m benchmarks.against_diffusers [--rounds 3] PATH_TO_DIFFUSERS_CHECKOUT [flux] [sdxl]
 
 Needs torchvision and datasets, which the example scripts import. Both programs run as whole processes with few and
 with many steps, in turns; the difference of the two times over the difference of the steps is the time per

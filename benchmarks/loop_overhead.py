@@ -1,6 +1,6 @@
 """What tuner's loop adds to a training step, against the barest loop with the same network, inputs and optimizer.
 
-    python benchmarks/loop_overhead.py [--steps 30] [--rounds 7] [flux] [sdxl]
+    python -m benchmarks.loop_overhead [--steps 30] [--rounds 7] [flux] [sdxl]
 
 Both loops train LoRA layers of the same tiny network (random weights, wide enough that a step takes some tenths
 of a second) on the CPU. The bare loop holds its inputs ready, calls the network directly and emits nothing. Rounds

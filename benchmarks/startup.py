@@ -1,6 +1,6 @@
 """How long the command line takes to answer, against importing typer and rich alone.
 
-    python benchmarks/startup.py [--rounds 7]
+    python -m benchmarks.startup [--rounds 7]
 
 Prints the median of each command's wall time and its ratio to the baseline, taken in turns.
 """

@@ -73,3 +73,15 @@ def test_missing_weights_end_with_4_and_the_command_that_fetches_them(tuner, tmp
     done = tuner("run", preset, "--output", tmp_path / "run", env={"HF_HOME": str(tmp_path / "hub")})
     assert done.returncode == 4
     assert "hf download black-forest-labs/FLUX.1-dev --include" in done.stderr
+
+
+def test_resume_takes_the_preset_from_the_run(tuner, tmp_path):
+    output = tmp_path / "run"
+    first = tuner("run", write_preset(tmp_path, training={"steps": 4, "batch_size": 2}), "--output", output)
+    assert first.returncode == 0, first.stderr
+    (output / "result.json").unlink()
+    (output / "small.safetensors").unlink()
+    (tmp_path / "preset.json").unlink()
+    again = tuner("run", "--resume", output)
+    assert again.returncode == 0, again.stderr
+    assert "going on from step 4" in again.stderr and again.stdout == f"{output / 'small.safetensors'}\n"
