@@ -21,7 +21,7 @@ METHOD_UNUSED: dict[str, frozenset[str]] = {
     "dora": frozenset({"factor"}),
     "lokr": frozenset({"rslora", "rank_pattern"}),
     "loha": frozenset({"rslora", "rank_pattern", "factor"}),
-    "full": frozenset({"rank", "alpha", "dropout", "rslora", "rank_pattern", "factor"}),
+    "full": frozenset({"rank", "alpha", "dropout", "rslora", "rank_pattern", "factor", "targets"}),
 }
 """Options of `method` that have no effect with a kind, and are refused there."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -20,22 +21,40 @@ def resolve(module: nn.Module, section: MethodSection, component: ComponentSpec)
     ``default`` takes the component's own, which are regular expressions. Raises ``ConfigError`` for a pattern
     that is no regular expression, and when nothing matches.
     """
-    available = [name for name, layer in module.named_modules() if is_matrix(layer)]
+    available = _layers(module)
     default = section.targets == "default"
     patterns = component.lora_targets if default else list(section.targets)
-    compiled = [_compile(pattern) for pattern in patterns]
-
-    def wanted(name: str) -> bool:
-        if any(pattern.fullmatch(name) for pattern in compiled):
-            return True
-        return not default and any(name == pattern or name.endswith(f".{pattern}") for pattern in patterns)
-
-    chosen = [name for name in available if wanted(name)]
+    compiled = [(pattern, _compile(pattern)) for pattern in patterns]
+    chosen = [name for name in available if any(_matches(*entry, name, endings=not default) for entry in compiled)]
     if not chosen:
         raise ConfigError(
             f"method.targets: no layer of {type(module).__name__} matches {patterns}", hint=_near(patterns, available)
         )
     return chosen
+
+
+def require_used(modules: Sequence[nn.Module], section: MethodSection) -> None:
+    """Raise ``ConfigError`` when an entry of ``targets`` or ``rank_pattern`` matches no layer of any module."""
+    available = [name for module in modules for name in _layers(module)]
+    given = [] if section.targets == "default" else list(section.targets)
+    for pattern in given:
+        compiled = _compile(pattern)
+        if not any(_matches(pattern, compiled, name, endings=True) for name in available):
+            raise ConfigError(f"method.targets: no layer matches {pattern!r}", hint=_near([pattern], available))
+    for pattern in section.rank_pattern:
+        compiled = _compile(pattern, "rank_pattern")
+        if not any(compiled.search(name) for name in available):
+            raise ConfigError(f"method.rank_pattern: no layer matches {pattern!r}", hint=_near([pattern], available))
+
+
+def _layers(module: nn.Module) -> list[str]:
+    return [name for name, layer in module.named_modules() if is_matrix(layer)]
+
+
+def _matches(pattern: str, compiled: re.Pattern[str], name: str, *, endings: bool) -> bool:
+    if compiled.fullmatch(name):
+        return True
+    return endings and (name == pattern or name.endswith(f".{pattern}"))
 
 
 def ranks(names: list[str], section: MethodSection) -> dict[str, int]:

@@ -14,6 +14,7 @@ from tuner.config.load import Resolved
 from tuner.families.base import Family, Parts, Source
 from tuner.memory.checkpointing import checkpoint_blocks
 from tuner.memory.placement import Placement
+from tuner.methods import targets
 from tuner.methods.base import Attachment
 from tuner.training.optimizers import Group
 from tuner.training.randomness import derived_seed
@@ -91,6 +92,8 @@ def place_networks(
     for name in wanted:
         denoisers[name] = family.load(name, source, placement.dtype).to(placement.device)
     networks = Networks(denoisers, {}, encoders)
+    if method.kind != "full":
+        targets.require_used([networks.module(name) for name in names], method)
     for name in names:
         component = spec.components[name]
         networks.attachments[name] = methods.attach(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tuner.config.schema import MethodSection
 from tuner.errors import ConfigError
@@ -69,3 +70,21 @@ def test_rank_pattern_first_match_wins(net):
         "blocks.1.attn.to_out.0": 2,
         "blocks.1.ff": 8,
     }
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (MethodSection(targets=["to_q", "to_kk"]), r"method\.targets: no layer matches 'to_kk'"),
+        (MethodSection(rank_pattern={"nowhere": 4}), r"method\.rank_pattern: no layer matches 'nowhere'"),
+    ],
+)
+def test_an_entry_that_matches_nothing_is_refused(net, section, message):
+    with pytest.raises(ConfigError, match=message):
+        targets.require_used([net], section)
+
+
+def test_an_entry_may_be_meant_for_one_of_several_networks(net):
+    targets.require_used(
+        [net, torch.nn.ModuleDict({"q_proj": torch.nn.Linear(2, 2)})], MethodSection(targets=["q_proj"])
+    )
