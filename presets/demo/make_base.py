@@ -2,12 +2,9 @@
 
     python -m presets.demo.make_base
 
-makes `presets/demo/base` with seed 0: about 5 minutes for the autoencoder and 10 for the denoiser
-on two idle processor cores. Two runs agree on one machine with one version of torch.
-
-The weights in the repository were trained with this code in three sittings while it was still being
-tuned (autoencoder 1,250 steps; denoiser 600, then 700 with the arbitrary polygons), so a new run
-gives an equivalent model and not the same file.
+makes `presets/demo/base` with seed 0: 1,200 steps for the autoencoder and 1,200 for the denoiser, about 15
+minutes on two processor cores. The weights in the repository are what this command wrote; another version of
+torch or another processor rounds otherwise and gives an equivalent model, not the same file.
 
 The folder loads with `diffusers.FluxPipeline.from_pretrained` and is sampled at 64 x 64 pixels with
 about 20 steps, `true_cfg_scale=2.5`, `negative_prompt=""` and `max_sequence_length=24`.
