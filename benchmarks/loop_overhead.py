@@ -18,8 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from benchmarks.subjects import SUBJECTS, prepared_session
 
+from benchmarks.subjects import SUBJECTS, prepared_session
 from tuner.training.session import Session
 
 Step = Callable[[], None]
