@@ -48,6 +48,10 @@ class _Bench:
     def fresh(self, name: str) -> nn.Module:
         with loaders.strict_loading():
             module: nn.Module = self.family.load(name, self.source, self.dtype)
+        # The loaders may keep quiet about the second file of a process that lacks something.
+        absent = [key for key, parameter in module.named_parameters() if parameter.is_meta]
+        if absent:
+            raise ProofError(f"{name} lacks {len(absent)} weights, for example {absent[0]}", hint=KEPT)
         return module.to(self.device)
 
     @torch.no_grad()
