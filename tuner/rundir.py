@@ -7,7 +7,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,8 +138,3 @@ def disk_errors(doing: str, elsewhere: str = "--output DIR") -> Iterator[None]:
         if error.errno in FULL:
             hint = f"free some space, or choose another disk with {elsewhere}; then run the same command again"
         raise DiskError(f"{doing}: {error.strerror}", hint=hint) from error
-
-
-def free_bytes(folder: Path) -> int:
-    """Free space of the disk that holds ``folder``."""
-    return shutil.disk_usage(folder).free

@@ -4,31 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import diffusers
 import pytest
 import torch
 
 from presets.demo.drawings import CONCEPT, SHAPES, scenes
 from presets.demo.judge import accuracies
-
-diffusers = pytest.importorskip("diffusers")
+from tests.demo.sampling import drawn
 
 BASE = Path(__file__).parents[2] / "presets" / "demo" / "base"
 LIMIT = 16 * 2**20  # bytes
 PROMPTS = 40
-
-
-def _drawn(pipe: diffusers.FluxPipeline, prompts: list[str]) -> list:
-    """Sample all prompts in one batch; RGB images of 64 x 64 pixels."""
-    return pipe(
-        prompts,
-        negative_prompt=[""] * len(prompts),
-        true_cfg_scale=2.5,
-        height=64,
-        width=64,
-        num_inference_steps=20,
-        max_sequence_length=24,
-        generator=torch.Generator().manual_seed(0),
-    ).images
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +33,7 @@ def test_folder_is_small_and_complete() -> None:
 
 def test_draws_what_it_is_asked_for(pipe: diffusers.FluxPipeline) -> None:
     wanted = list(scenes(3000, PROMPTS))
-    found = accuracies(_drawn(pipe, [scene.caption for scene in wanted]), wanted)
+    found = accuracies(drawn(pipe, [scene.caption for scene in wanted], seed=0), wanted)
     assert found["shape"] >= 0.8, found
     assert found["colour"] >= 0.85, found
     assert found["place"] >= 0.9, found
@@ -56,7 +42,7 @@ def test_draws_what_it_is_asked_for(pipe: diffusers.FluxPipeline) -> None:
 
 def test_does_not_know_the_concept(pipe: diffusers.FluxPipeline) -> None:
     wanted = list(scenes(3001, 16, (CONCEPT,)))
-    found = accuracies(_drawn(pipe, [scene.caption for scene in wanted]), wanted)
+    found = accuracies(drawn(pipe, [scene.caption for scene in wanted], seed=0), wanted)
     assert found["shape"] <= 0.2, found
     assert found["place"] >= 0.7, found  # it knows the rest of the sentence
 

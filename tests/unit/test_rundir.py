@@ -124,8 +124,3 @@ def test_a_folder_that_cannot_be_made_is_a_disk_error(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", read_only)
     with pytest.raises(DiskError, match="cannot write to the run folder"):
         RunDir(tmp_path / "new").create()
-
-
-def test_free_space_is_what_the_disk_reports(tmp_path, monkeypatch):
-    monkeypatch.setattr(rundir.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 7})())
-    assert rundir.free_bytes(tmp_path) == 7
